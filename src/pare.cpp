@@ -1,0 +1,1 @@
+#include "pare/core/error.hpp"
