@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "pare/graph/model.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Replays a graph call by call through the dispatcher: the reference execution, bit-identical to the module's forward.
+///
+/// Prepared once for a graph: constants are boxed, values are released after their last use. Immutable, so any number of
+/// threads may run it.
+class Interpreter {
+ public:
+  explicit Interpreter(const Graph& graph);
+  /// One tensor for each weight value of the graph is read from `weights`. Errors as `Model::run`.
+  [[nodiscard]] std::vector<at::Tensor> run(const Graph& graph, const Weights& weights, bool training,
+                                            const std::vector<at::Tensor>& inputs, const Tap& tap) const;
+  /// The sizes of the graph's dims in these inputs. @throws Error as `Model::run`.
+  static std::vector<std::int64_t> bind_dims(const Graph& graph, const std::vector<at::Tensor>& inputs);
+  /// One node on given tensors (for analyses that re-run a layer): `lookup` provides each operand's value.
+  static std::vector<at::Tensor> call(const Node& node, std::span<const std::int64_t> dims, bool training,
+                                      const std::function<at::Tensor(ValueId)>& lookup);
+
+ private:
+  struct Step {
+    std::vector<c10::IValue> constants;      // boxed operands that depend on nothing
+    std::vector<std::size_t> variable;       // operands that depend on values, dims or the mode
+    std::vector<ValueId> last_use;           // values released after this step
+  };
+  std::vector<Step> steps_;                  // parallel to graph.nodes()
+  std::vector<ValueId> weight_values_;
+};
+
+PARE_NAMESPACE_END
