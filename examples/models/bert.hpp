@@ -23,8 +23,7 @@ struct BertOptions {
 class BertEmbeddingsImpl : public torch::nn::Module {
  public:
   explicit BertEmbeddingsImpl(const BertOptions& options)
-      : word_embeddings(
-            register_module("word_embeddings", torch::nn::Embedding(options.vocabulary, options.width))),
+      : word_embeddings(register_module("word_embeddings", torch::nn::Embedding(options.vocabulary, options.width))),
         position_embeddings(
             register_module("position_embeddings", torch::nn::Embedding(options.positions, options.width))),
         token_type_embeddings(register_module("token_type_embeddings", torch::nn::Embedding(2, options.width))),
@@ -193,8 +192,8 @@ class BertImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Bert);
 
-/// Sentence classifier: the mean of the hidden states over the tokens that are not padding, brought to length one, then a
-/// linear layer. ids and mask `[N, S]` -> `[N, classes]`.
+/// Sentence classifier: the mean of the hidden states over the tokens that are not padding, brought to length one, then
+/// a linear layer. ids and mask `[N, S]` -> `[N, classes]`.
 class SentenceClassifierImpl : public BertImpl {
  public:
   explicit SentenceClassifierImpl(const BertOptions& options = {}, int64_t classes = 2)

@@ -4,8 +4,8 @@
 
 namespace models {
 
-/// Residual block of the CIFAR ResNets; the shortcut has no parameters ("option A"): it takes every other pixel and pads
-/// the new channels with zeros on both sides.
+/// Residual block of the CIFAR ResNets; the shortcut has no parameters ("option A"): it takes every other pixel and
+/// pads the new channels with zeros on both sides.
 class CifarBlockImpl : public torch::nn::Module {
  public:
   CifarBlockImpl(int64_t in, int64_t out, int64_t stride)

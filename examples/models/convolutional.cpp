@@ -8,7 +8,9 @@
 namespace models {
 namespace {
 
-data::InputFormat imagenet() { return data::InputFormat::image(224, {0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F}); }
+data::InputFormat imagenet() {
+  return data::InputFormat::image(224, {0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F});
+}
 data::InputFormat cifar() { return data::InputFormat::image(32, {0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F}); }
 
 data::InputFormat grey(int64_t size) {

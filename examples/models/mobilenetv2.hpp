@@ -42,7 +42,8 @@ class InvertedResidualImpl : public torch::nn::Module {
 };
 TORCH_MODULE(InvertedResidual);
 
-/// MobileNetV2 (Sandler et al. 2018) of width 1 with torchvision's parameter names. `[N, 3, 224, 224]` -> `[N, classes]`.
+/// MobileNetV2 (Sandler et al. 2018) of width 1 with torchvision's parameter names. `[N, 3, 224, 224]` -> `[N,
+/// classes]`.
 class MobileNetV2Impl : public torch::nn::Module {
  public:
   explicit MobileNetV2Impl(int64_t classes = 1000) {
@@ -61,8 +62,8 @@ class MobileNetV2Impl : public torch::nn::Module {
     }
     features->push_back(ConvBnRelu6(in, 1280, 1, 1, 1));
     register_module("features", features);
-    classifier = register_module("classifier",
-                                 torch::nn::Sequential(torch::nn::Dropout(0.2), torch::nn::Linear(1280, classes)));
+    classifier =
+        register_module("classifier", torch::nn::Sequential(torch::nn::Dropout(0.2), torch::nn::Linear(1280, classes)));
     for (auto& module : modules(false)) {
       if (auto* conv = module->as<torch::nn::Conv2d>()) torch::nn::init::kaiming_normal_(conv->weight);
     }

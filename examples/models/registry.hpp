@@ -16,11 +16,11 @@ using Tensors = std::vector<torch::Tensor>;
 /// A model of the zoo with its type erased: tensors in, tensors out.
 struct Bundle {
   std::string name;
-  std::string task;                             ///< classification, segmentation, language, ...
-  std::shared_ptr<torch::nn::Module> module;    ///< random weights, in training mode as LibTorch leaves it
+  std::string task;                                ///< classification, segmentation, language, ...
+  std::shared_ptr<torch::nn::Module> module;       ///< random weights, in training mode as LibTorch leaves it
   std::function<Tensors(const Tensors&)> forward;  ///< runs `module`; user structs come back as their tensors in order
   std::function<Tensors(int64_t batch)> example;   ///< random inputs of the right shapes and dtypes
-  data::InputFormat input;                      ///< how files become inputs
+  data::InputFormat input;                         ///< how files become inputs
 };
 
 /// Names that `make` knows, in the order of the families.

@@ -49,11 +49,9 @@ class BottleneckImpl : public torch::nn::Module {
     const int64_t width = planes * group_width / 64 * groups;
     conv1 = register_module("conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(in, width, 1).bias(false)));
     bn1 = register_module("bn1", torch::nn::BatchNorm2d(width));
-    conv2 = register_module("conv2", torch::nn::Conv2d(torch::nn::Conv2dOptions(width, width, 3)
-                                                           .stride(stride)
-                                                           .padding(1)
-                                                           .groups(groups)
-                                                           .bias(false)));
+    conv2 = register_module(
+        "conv2", torch::nn::Conv2d(
+                     torch::nn::Conv2dOptions(width, width, 3).stride(stride).padding(1).groups(groups).bias(false)));
     bn2 = register_module("bn2", torch::nn::BatchNorm2d(width));
     conv3 = register_module("conv3",
                             torch::nn::Conv2d(torch::nn::Conv2dOptions(width, planes * kExpansion, 1).bias(false)));
@@ -125,9 +123,9 @@ class ResNetImpl : public torch::nn::Module {
       const int64_t step = i == 0 ? stride : 1;
       torch::nn::Sequential shortcut{nullptr};
       if (step != 1 || in_ != out) {
-        shortcut = torch::nn::Sequential(
-            torch::nn::Conv2d(torch::nn::Conv2dOptions(in_, out, 1).stride(step).bias(false)),
-            torch::nn::BatchNorm2d(out));
+        shortcut =
+            torch::nn::Sequential(torch::nn::Conv2d(torch::nn::Conv2dOptions(in_, out, 1).stride(step).bias(false)),
+                                  torch::nn::BatchNorm2d(out));
       }
       if (options.bottleneck) {
         layers->push_back(Bottleneck(in_, planes, step, options.groups, options.group_width, shortcut));

@@ -10,8 +10,8 @@ using Shapes = std::vector<std::vector<int64_t>>;
 // Output shapes after the batch dimension.
 const std::map<std::string, Shapes>& expected() {
   static const std::map<std::string, Shapes> shapes = {
-      {"mlp", {{10}}},       {"lenet", {{10}}},      {"resnet20", {{10}}},    {"resnet32", {{10}}},
-      {"resnet44", {{10}}},  {"resnet56", {{10}}},   {"resnet18", {{1000}}},  {"resnet50", {{1000}}},
+      {"mlp", {{10}}},         {"lenet", {{10}}},         {"resnet20", {{10}}},   {"resnet32", {{10}}},
+      {"resnet44", {{10}}},    {"resnet56", {{10}}},      {"resnet18", {{1000}}}, {"resnet50", {{1000}}},
       {"resnext50", {{1000}}}, {"mobilenetv2", {{1000}}},
   };
   return shapes;
