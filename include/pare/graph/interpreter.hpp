@@ -2,8 +2,8 @@
 
 #include <ATen/core/ivalue.h>
 
-#include <memory>
-#include <optional>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "pare/graph/model.hpp"
@@ -28,12 +28,12 @@ class Interpreter {
 
  private:
   struct Step {
-    std::vector<c10::IValue> constants;      // boxed operands that depend on nothing
-    std::vector<std::size_t> variable;       // operands that depend on values, dims or the mode
-    std::vector<ValueId> last_use;           // values released after this step
+    std::vector<c10::IValue> constants;  // boxed operands; those that depend on values, dims or the mode are filled in
+    std::vector<std::size_t> variable;   // the positions of those
+    std::vector<ValueId> last_use;       // values released after this step
   };
-  std::vector<Step> steps_;                  // parallel to graph.nodes()
-  std::vector<ValueId> weight_values_;
+  std::vector<Step> steps_;  // parallel to graph.nodes()
+  std::vector<ValueId> weights_;
 };
 
 PARE_NAMESPACE_END

@@ -22,6 +22,9 @@ struct Node {
   std::string module;             ///< path of the module whose weights it uses, or of the nearest one before it
   Condition condition = Condition::Always;
   bool barrier = false;  ///< has an effect that could not be made pure (in place, random state): keeps its position
+  /// For ops that return no tensor (`aten::equal`, `aten::item`): the result seen at capture. A run that sees another
+  /// one throws Error `pare.run.106`, because the module would have taken another path.
+  c10::IValue guard;
 
   /// The operand for the schema's argument `argument`. @throws Error `pare.graph.102` when there is none.
   [[nodiscard]] const Operand& operand(std::string_view argument) const;

@@ -1,0 +1,227 @@
+#include "pare/graph/rewriter.hpp"
+
+#include <algorithm>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+Operand from_default(const c10::IValue& value) {
+  if (value.isNone()) return {};
+  if (value.isBool()) return value.toBool();
+  if (value.isInt()) return value.toInt();
+  if (value.isDouble()) return value.toDouble();
+  if (value.isString()) return value.toStringRef();
+  if (value.isIntList()) {
+    Operand::Ints integers;
+    for (const auto entry : value.toIntVector()) integers.emplace_back(entry);
+    return integers;
+  }
+  return value;
+}
+
+// Completes operands with the schema's defaults.
+std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::string_view where) {
+  const auto& arguments = op.schema().arguments();
+  if (operands.size() > arguments.size())
+    fail("pare.graph.111", where, "{} takes {} operands, got {}", op.name(), arguments.size(), operands.size());
+  for (std::size_t i = operands.size(); i < arguments.size(); ++i) {
+    const auto& fallback = arguments[i].default_value();
+    if (!fallback) fail("pare.graph.111", where, "{} needs its argument '{}'", op.name(), arguments[i].name());
+    operands.push_back(from_default(*fallback));
+  }
+  return operands;
+}
+
+}  // namespace
+
+Graph& Rewriter::edit() {
+  auto& graph = model_->graph_;
+  if (!graph) graph = std::make_shared<Graph>();
+  if (graph.use_count() > 1) graph = std::make_shared<Graph>(*graph);
+  model_->interpreter_.reset();
+  graph->uses_valid_ = false;
+  return *graph;
+}
+
+NodeId Rewriter::insert_at(std::size_t position, std::string_view op_name, std::vector<Operand> operands,
+                           std::vector<TensorType> types, std::string name, std::string module) {
+  const Op op(op_name);
+  operands = complete(op, std::move(operands), name);
+  auto& graph = edit();
+  if (types.empty()) {
+    TensorType type;
+    for (const auto& operand : operands) {
+      if (operand.value() == kNoValue) continue;
+      type = graph.value(operand.value()).type;
+      break;
+    }
+    types.push_back(std::move(type));
+  }
+  if (name.empty()) {
+    const auto base = op.base().substr(op.base().rfind(':') + 1);
+    name = module.empty() ? std::string(base) : fmt::format("{}.{}", module, base);
+  }
+  auto unique = name;
+  for (int i = 1; graph.find(unique) != kNoNode; ++i) unique = fmt::format("{}_{}", name, i);
+
+  const NodeId id{static_cast<std::uint32_t>(graph.nodes_.size())};
+  std::vector<ValueId> outputs;
+  for (auto& type : types) {
+    const ValueId value{static_cast<std::uint32_t>(graph.values_.size())};
+    graph.values_.push_back(
+        {value, ValueKind::Result, std::move(type), {}, id, static_cast<std::uint32_t>(outputs.size())});
+    outputs.push_back(value);
+  }
+  graph.nodes_.push_back(
+      {id, op, std::move(operands), std::move(outputs), std::move(unique), std::move(module), Condition::Always, false, {}});
+  graph.alive_.push_back(true);
+  graph.order_.insert(graph.order_.begin() + static_cast<std::ptrdiff_t>(position), id);
+  return id;
+}
+
+namespace {
+
+std::size_t position_of(const Graph& graph, NodeId id) {
+  const auto& order = graph.nodes();
+  const auto found = std::find(order.begin(), order.end(), id);
+  if (found == order.end()) fail("pare.graph.103", "", "node {} is not in this graph", index(id));
+  return static_cast<std::size_t>(found - order.begin());
+}
+
+}  // namespace
+
+NodeId Rewriter::insert_before(NodeId anchor, std::string_view op, std::vector<Operand> operands,
+                               std::vector<TensorType> types, std::string name) {
+  return insert_at(position_of(graph(), anchor), op, std::move(operands), std::move(types), std::move(name),
+                   graph().node(anchor).module);
+}
+
+NodeId Rewriter::insert_after(NodeId anchor, std::string_view op, std::vector<Operand> operands,
+                              std::vector<TensorType> types, std::string name) {
+  return insert_at(position_of(graph(), anchor) + 1, op, std::move(operands), std::move(types), std::move(name),
+                   graph().node(anchor).module);
+}
+
+NodeId Rewriter::insert_front(std::string_view op, std::vector<Operand> operands, std::vector<TensorType> types,
+                              std::string name) {
+  return insert_at(0, op, std::move(operands), std::move(types), std::move(name), {});
+}
+
+void Rewriter::replace(NodeId node, std::string_view op_name, std::vector<Operand> operands) {
+  const Op op(op_name);
+  const auto name = graph().node(node).name;
+  operands = complete(op, operands.empty() ? graph().node(node).operands : std::move(operands), name);
+  auto& edited = edit().nodes_[index(node)];
+  edited.op = op;
+  edited.operands = std::move(operands);
+}
+
+void Rewriter::set_operand(NodeId node, std::size_t position, Operand operand) {
+  static_cast<void>(graph().node(node).operand(position));  // checks both
+  edit().nodes_[index(node)].operands[position] = std::move(operand);
+}
+
+void Rewriter::set_operand(NodeId node, std::string_view argument, Operand operand) {
+  const auto& target = graph().node(node);
+  const int position = target.op.argument(argument);
+  if (position < 0) fail("pare.graph.102", target.name, "{} has no argument '{}'", target.op.name(), argument);
+  set_operand(node, static_cast<std::size_t>(position), std::move(operand));
+}
+
+void Rewriter::replace_uses(ValueId from, ValueId to, const std::vector<NodeId>& keep) {
+  const auto uses = graph().uses(from);
+  auto& graph = edit();
+  for (const auto& use : uses) {
+    if (use.node == kNoNode) {
+      graph.outputs_[use.operand] = to;
+    } else if (std::find(keep.begin(), keep.end(), use.node) == keep.end()) {
+      graph.nodes_[index(use.node)].operands[use.operand].each_value([&](ValueId& value) {
+        if (value == from) value = to;
+      });
+    }
+  }
+}
+
+void Rewriter::replace_use(Use use, ValueId to) {
+  auto& graph = edit();
+  if (use.node == kNoNode) {
+    graph.outputs_.at(use.operand) = to;
+  } else {
+    graph.nodes_[index(use.node)].operands.at(use.operand) = Operand(to);
+  }
+}
+
+void Rewriter::erase(NodeId node) {
+  const auto& doomed = graph().node(node);
+  for (const auto output : doomed.outputs)
+    if (!graph().uses(output).empty()) fail("pare.graph.112", doomed.name, "its results are still used");
+  auto& graph = edit();
+  graph.alive_[index(node)] = false;
+  std::erase(graph.order_, node);
+}
+
+std::size_t Rewriter::eliminate_dead() {
+  std::vector<NodeId> dead;
+  std::vector<bool> live(graph().value_count(), false);
+  for (const auto output : graph().outputs())
+    if (output != kNoValue) live[index(output)] = true;
+  const auto& order = graph().nodes();
+  for (auto it = order.rbegin(); it != order.rend(); ++it) {
+    const auto& node = graph().node(*it);
+    const bool needed = node.barrier || std::any_of(node.outputs.begin(), node.outputs.end(),
+                                                    [&](ValueId value) { return live[index(value)]; });
+    if (!needed) {
+      dead.push_back(*it);
+      continue;
+    }
+    for (const auto& operand : node.operands) operand.each_value([&](ValueId value) { live[index(value)] = true; });
+  }
+  std::erase_if(model_->weights_, [&](const auto& entry) {
+    const auto value = graph().weight(entry.first);
+    return value == kNoValue || !live[index(value)];
+  });
+  if (dead.empty()) return 0;
+  auto& graph = edit();
+  for (const auto node : dead) graph.alive_[index(node)] = false;
+  std::erase_if(graph.order_, [&](NodeId node) { return !graph.alive_[index(node)]; });
+  return dead.size();
+}
+
+ValueId Rewriter::add_weight(std::string path, at::Tensor tensor, bool is_parameter) {
+  if (model_->weights_.contains(path)) fail("pare.graph.113", path, "the weight table already has this path");
+  TensorType type{tensor.scalar_type(), {}};
+  for (const auto size : tensor.sizes()) type.sizes.emplace_back(size);
+  auto& graph = edit();
+  auto id = graph.weight(path);
+  if (id == kNoValue) {
+    id = ValueId{static_cast<std::uint32_t>(graph.values_.size())};
+    graph.values_.push_back({id, ValueKind::Weight, std::move(type), path, kNoNode, 0});
+  } else {
+    graph.values_[index(id)].type = std::move(type);
+  }
+  model_->weights_.emplace(std::move(path), Weight{std::move(tensor), is_parameter, {}});
+  return id;
+}
+
+void Rewriter::set_weight(std::string_view path, at::Tensor tensor) {
+  TensorType type{tensor.scalar_type(), {}};
+  for (const auto size : tensor.sizes()) type.sizes.emplace_back(size);
+  model_->set_weight(path, std::move(tensor));
+  const auto value = graph().weight(path);
+  if (value != kNoValue) edit().values_[index(value)].type = std::move(type);
+}
+
+void Rewriter::set_type(ValueId value, TensorType type) {
+  static_cast<void>(graph().value(value));
+  edit().values_[index(value)].type = std::move(type);
+}
+
+void Rewriter::rename(NodeId node, std::string name) {
+  static_cast<void>(graph().node(node));
+  edit().nodes_[index(node)].name = std::move(name);
+}
+
+PARE_NAMESPACE_END
