@@ -1,7 +1,10 @@
 #pragma once
 
+#include <torch/torch.h>
+
 #include <array>
 #include <cstdint>
+#include <vector>
 
 namespace data {
 
@@ -29,6 +32,14 @@ struct InputFormat {
       format.divisor[i] = deviation[i] * unit;
     }
     return format;
+  }
+
+  /// `(pixels - mean) / divisor` for each channel; pixels `[N, channels, H, W]` of 0..255.
+  [[nodiscard]] torch::Tensor normalise(const torch::Tensor& pixels) const {
+    const auto per_channel = [this](const std::array<float, 3>& values) {
+      return torch::tensor(std::vector<float>(values.begin(), values.begin() + channels)).view({1, channels, 1, 1});
+    };
+    return (pixels - per_channel(mean)) / per_channel(divisor);
   }
 };
 

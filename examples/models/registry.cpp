@@ -11,10 +11,14 @@
 namespace models {
 namespace {
 
+constexpr const char* kDataDependent = "data_dependent";
+
 const std::map<std::string, Bundle (*)()>& factories() {
   static const std::map<std::string, Bundle (*)()> table = [] {
     std::map<std::string, Bundle (*)()> all;
     add_convolutional(all);
+    add_compact(all);
+    add_sequence(all);
     return all;
   }();
   return table;
@@ -24,7 +28,9 @@ const std::map<std::string, Bundle (*)()>& factories() {
 
 std::vector<std::string> names() {
   std::vector<std::string> result;
-  for (const auto& [name, factory] : factories()) result.push_back(name);
+  for (const auto& [name, factory] : factories()) {
+    if (name != kDataDependent) result.push_back(name);
+  }
   return result;
 }
 

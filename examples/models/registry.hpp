@@ -23,10 +23,10 @@ struct Bundle {
   data::InputFormat input;                         ///< how files become inputs
 };
 
-/// Names that `make` knows, in the order of the families.
+/// Names that `make` knows, less `data_dependent`, whose forward no recording can stand for.
 std::vector<std::string> names();
 
-/// Builds a model with random weights. Throws pare.data.101 for a name that is not in `names()`.
+/// Builds a model with random weights. Throws pare.data.101 for a name that it does not know.
 Bundle make(const std::string& name);
 
 /// Brings the running statistics of every batch norm to those of a few random batches, so that a network with random
