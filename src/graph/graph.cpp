@@ -230,12 +230,18 @@ NodeId GraphBuilder::node(Op op, std::vector<Operand> operands, std::vector<Tens
   std::vector<ValueId> outputs;
   for (std::size_t i = 0; i < types.size(); ++i) {
     const ValueId value{static_cast<std::uint32_t>(graph_.values_.size())};
-    graph_.values_.push_back(
-        {value, ValueKind::Result, std::move(types[i]), {}, id, static_cast<std::uint32_t>(i)});
+    graph_.values_.push_back({value, ValueKind::Result, std::move(types[i]), {}, id, static_cast<std::uint32_t>(i)});
     outputs.push_back(value);
   }
-  graph_.nodes_.push_back({id, op, std::move(operands), std::move(outputs), std::move(name), std::move(module),
-                           Condition::Always, false, {}});
+  graph_.nodes_.push_back({id,
+                           op,
+                           std::move(operands),
+                           std::move(outputs),
+                           std::move(name),
+                           std::move(module),
+                           Condition::Always,
+                           false,
+                           {}});
   graph_.alive_.push_back(true);
   graph_.order_.push_back(id);
   graph_.uses_valid_ = false;

@@ -220,8 +220,7 @@ std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weig
   }
   for (const auto id : weights_) {
     const auto found = weights.find(graph.value(id).name);
-    if (found == weights.end())
-      fail("pare.graph.104", graph.value(id).name, "the weight table has no such tensor");
+    if (found == weights.end()) fail("pare.graph.104", graph.value(id).name, "the weight table has no such tensor");
     values[index(id)] = found->second.tensor;
   }
   const auto find = [&](ValueId value) -> const at::Tensor& { return values[index(value)]; };

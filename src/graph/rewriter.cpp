@@ -75,8 +75,15 @@ NodeId Rewriter::insert_at(std::size_t position, std::string_view op_name, std::
         {value, ValueKind::Result, std::move(type), {}, id, static_cast<std::uint32_t>(outputs.size())});
     outputs.push_back(value);
   }
-  graph.nodes_.push_back(
-      {id, op, std::move(operands), std::move(outputs), std::move(unique), std::move(module), Condition::Always, false, {}});
+  graph.nodes_.push_back({id,
+                          op,
+                          std::move(operands),
+                          std::move(outputs),
+                          std::move(unique),
+                          std::move(module),
+                          Condition::Always,
+                          false,
+                          {}});
   graph.alive_.push_back(true);
   graph.order_.insert(graph.order_.begin() + static_cast<std::ptrdiff_t>(position), id);
   return id;

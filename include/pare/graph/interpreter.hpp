@@ -12,8 +12,8 @@ PARE_NAMESPACE_BEGIN
 
 /// Replays a graph call by call through the dispatcher: the reference execution, bit-identical to the module's forward.
 ///
-/// Prepared once for a graph: constants are boxed, values are released after their last use. Immutable, so any number of
-/// threads may run it.
+/// Prepared once for a graph: constants are boxed, values are released after their last use. Immutable, so any number
+/// of threads may run it.
 class Interpreter {
  public:
   explicit Interpreter(const Graph& graph);

@@ -45,8 +45,8 @@ class Model {
   [[nodiscard]] std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap = {}) const;
   /// Single-output convenience. @throws Error `pare.run.107` when the model has several outputs.
   template <class... Tensors>
-    requires(std::convertible_to<const Tensors&, at::Tensor> && ...)
-  [[nodiscard]] at::Tensor operator()(const Tensors&... inputs) const {
+  requires(std::convertible_to<const Tensors&, at::Tensor>&&...) [[nodiscard]] at::Tensor operator()(
+      const Tensors&... inputs) const {
     return only(run(std::vector<at::Tensor>{inputs...}));
   }
 

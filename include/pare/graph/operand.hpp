@@ -26,22 +26,22 @@ class Operand {
   using Storage = std::variant<std::monostate, ValueId, Values, Flag, SymbolicInt, Ints, double, Doubles, Bools,
                                std::string, c10::IValue>;
 
-  Operand() = default;                                             ///< None
-  Operand(ValueId value) : storage_(value) {}                      // NOLINT: operands are written inline
-  Operand(Values values) : storage_(std::move(values)) {}          // NOLINT
-  Operand(Flag flag) : storage_(flag) {}                           // NOLINT
+  Operand() = default;                                               ///< None
+  Operand(ValueId value) : storage_(value) {}                        // NOLINT: operands are written inline
+  Operand(Values values) : storage_(std::move(values)) {}            // NOLINT
+  Operand(Flag flag) : storage_(flag) {}                             // NOLINT
   Operand(bool flag) : storage_(flag ? Flag::True : Flag::False) {}  // NOLINT
-  Operand(SymbolicInt integer) : storage_(std::move(integer)) {}   // NOLINT
+  Operand(SymbolicInt integer) : storage_(std::move(integer)) {}     // NOLINT
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  Operand(T integer) : storage_(SymbolicInt(static_cast<std::int64_t>(integer))) {}  // NOLINT
+  requires(!std::same_as<T, bool>) Operand(T integer)
+      : storage_(SymbolicInt(static_cast<std::int64_t>(integer))) {}                           // NOLINT
   Operand(c10::ScalarType dtype) : storage_(SymbolicInt(static_cast<std::int64_t>(dtype))) {}  // NOLINT
-  Operand(Ints integers) : storage_(std::move(integers)) {}        // NOLINT
-  Operand(double number) : storage_(number) {}                     // NOLINT
-  Operand(Doubles numbers) : storage_(std::move(numbers)) {}       // NOLINT
-  Operand(Bools flags) : storage_(std::move(flags)) {}             // NOLINT
-  Operand(std::string text) : storage_(std::move(text)) {}         // NOLINT
-  Operand(c10::IValue other) : storage_(std::move(other)) {}       // NOLINT: devices, generators, complex scalars
+  Operand(Ints integers) : storage_(std::move(integers)) {}                                    // NOLINT
+  Operand(double number) : storage_(number) {}                                                 // NOLINT
+  Operand(Doubles numbers) : storage_(std::move(numbers)) {}                                   // NOLINT
+  Operand(Bools flags) : storage_(std::move(flags)) {}                                         // NOLINT
+  Operand(std::string text) : storage_(std::move(text)) {}                                     // NOLINT
+  Operand(c10::IValue other) : storage_(std::move(other)) {}  // NOLINT: devices, generators, complex scalars
 
   /// Typed access: null unless the operand holds a `T` (one of the alternatives of `Storage`).
   template <class T>
@@ -74,7 +74,7 @@ class Operand {
   }
 
   // Constants as plain numbers, for rules that need them; an empty optional when symbolic or of another kind.
-  [[nodiscard]] std::optional<std::int64_t> integer() const;               ///< also from a flag
+  [[nodiscard]] std::optional<std::int64_t> integer() const;                ///< also from a flag
   [[nodiscard]] std::optional<std::vector<std::int64_t>> integers() const;  ///< an int is a list of one
   [[nodiscard]] std::optional<double> number() const;                       ///< from a double, int or flag
   [[nodiscard]] std::optional<bool> boolean() const;                        ///< from a constant flag

@@ -26,9 +26,9 @@ struct Value {
   ValueId id{};
   ValueKind kind = ValueKind::Result;
   TensorType type;
-  std::string name;           ///< input name, or weight path; empty for results
-  NodeId producer = kNoNode;  ///< for results
-  std::uint32_t position = 0; ///< which output of the producer, or which input of the model
+  std::string name;            ///< input name, or weight path; empty for results
+  NodeId producer = kNoNode;   ///< for results
+  std::uint32_t position = 0;  ///< which output of the producer, or which input of the model
 };
 
 PARE_NAMESPACE_END

@@ -18,7 +18,8 @@ struct Weight {
   std::vector<std::string> aliases;  ///< further paths under which the module registers this same tensor (tied weights)
 };
 
-/// Path → tensor. Copies share tensors; writing one replaces the entry, so the live module and other copies keep theirs.
+/// Path → tensor. Copies share tensors; writing one replaces the entry, so the live module and other copies keep
+/// theirs.
 using Weights = std::map<std::string, Weight, std::less<>>;
 
 PARE_NAMESPACE_END

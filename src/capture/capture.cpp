@@ -1,0 +1,198 @@
+#include "pare/capture/capture.hpp"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/Functions.h>
+#include <fmt/ranges.h>
+#include <torch/nn/module.h>
+
+#include <mutex>
+#include <optional>
+
+#include "capture/assemble.hpp"
+#include "capture/module_state.hpp"
+#include "capture/samples.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+class Session {
+ public:
+  Session(torch::nn::Module& module, const FlatForward& forward, const std::vector<at::Tensor>& example,
+          const CaptureOptions& options)
+      : state_(module),
+        forward_(forward),
+        tensors_(module_tensors(module)),
+        samples_(example, options),
+        options_(options) {}
+
+  Model run() {
+    const at::NoGradGuard no_grad;
+    state_.set_training(false);
+    auto evaluation = record_mode(/*real_first=*/true);
+    std::optional<SymbolicTrace> training;
+    std::string why;
+    if (options_.training) {
+      try {
+        state_.set_training(true);
+        training = record_mode(/*real_first=*/false);
+      } catch (const Error& error) {
+        why = fmt::format("training mode could not be captured: {}", error.what());
+      }
+    }
+    state_.set_training(false);
+    auto assembled = merge(evaluation, training, why);
+    if (!training) {
+      assembled.model.set_can_train(false);
+      assembled.model.note(why.empty() ? "training mode was not captured" : why);
+    }
+    if (options_.verify) verify(assembled);
+    return std::move(assembled.model);
+  }
+
+ private:
+  Assembled merge(const SymbolicTrace& evaluation, std::optional<SymbolicTrace>& training, std::string& why) const {
+    const auto assemble_with = [&](const SymbolicTrace* mode) {
+      return assemble(evaluation, mode, samples_.dims(), samples_.example_dims(), options_.input_names, tensors_);
+    };
+    if (training) {
+      try {
+        return assemble_with(&*training);
+      } catch (const Error& error) {
+        why = error.what();
+        training.reset();
+      }
+    }
+    return assemble_with(nullptr);
+  }
+
+  // One trace at each corner of the varying dims. Only the first of a mode computes; the others look at shapes.
+  SymbolicTrace record_mode(bool real_first) {
+    std::vector<Trace> traces;
+    for (std::size_t corner = 0; corner < samples_.corners(); ++corner) {
+      auto recorder = record(samples_.at(corner), corner > 0 || !real_first, false);
+      traces.push_back(std::move(recorder->trace()));
+    }
+    std::vector<const Trace*> pointers;
+    for (const auto& trace : traces) pointers.push_back(&trace);
+    return align_sizes(pointers, samples_.dims());
+  }
+
+  std::shared_ptr<Recorder> record(const std::vector<at::Tensor>& inputs, bool shapes_only, bool snapshots) {
+    auto recorder = std::make_shared<Recorder>(tensors_, shapes_only);
+    if (snapshots) recorder->keep_snapshots();
+    for (const auto& input : inputs) recorder->add_input(input);
+    std::vector<at::Tensor> outputs;
+    {
+      const Interception interception(recorder);
+      outputs = call(inputs, recorder.get());
+    }
+    for (const auto& output : outputs) recorder->add_output(output);
+    state_.restore();
+    return recorder;
+  }
+
+  std::vector<at::Tensor> call(const std::vector<at::Tensor>& inputs, Recorder* recorder) {
+    try {
+      return forward_(inputs);
+    } catch (const Error&) {
+      state_.restore();
+      throw;
+    } catch (const std::exception& error) {
+      state_.restore();
+      const std::string text(error.what());
+      const auto where = recorder ? recorder->trace().module_at(recorder->trace().calls.size()) : std::string();
+      std::string sizes;
+      for (const auto& input : inputs)
+        if (input.defined()) sizes += fmt::format("{}[{}]", sizes.empty() ? "" : ", ", fmt::join(input.sizes().begin(), input.sizes().end(), ", "));
+      fail("pare.capture.104", where, "the module's forward threw on inputs {}: {}", sizes,
+           text.substr(0, text.find('\n')));
+    }
+  }
+
+  // Replays against the module on fresh values at a size never captured.
+  void verify(const Assembled& assembled) {
+    auto failed = mismatch(assembled.model, samples_.fresh(1));
+    if (failed.empty()) return;
+    const auto inputs = samples_.fresh(5);
+    if (samples_.corners() > 1 && mismatch(assembled.model, inputs).empty()) {
+      const_cast<Assembled&>(assembled).model.note(fmt::format(
+          "at size 1 the module behaves differently from other sizes ({}): run the model at 2 or more", failed));
+      return;
+    }
+    fail("pare.capture.141", "",
+         "the replay differs from the module's own forward, first at {}; something in it is "
+         "computed outside LibTorch's dispatcher",
+         locate(assembled, inputs));
+  }
+
+  static bool same(const at::Tensor& a, const at::Tensor& b) {
+    if (a.defined() != b.defined()) return false;
+    if (!a.defined()) return true;
+    if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+    if (a.is_floating_point()) return at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true);
+    return at::equal(a, b);
+  }
+
+  std::string mismatch(const Model& model, const std::vector<at::Tensor>& inputs) {
+    std::vector<at::Tensor> expected, actual;
+    try {
+      state_.seed();
+      expected = call(inputs, nullptr);
+      state_.restore();
+      state_.seed();
+      actual = model.run(inputs);
+      state_.restore();
+    } catch (const Error& error) {
+      state_.restore();
+      return error.what();
+    }
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      if (!same(expected[i], actual.at(i))) return fmt::format("output {}", i);
+    return {};
+  }
+
+  // Runs both once more and names the first call whose result differs.
+  std::string locate(const Assembled& assembled, const std::vector<at::Tensor>& inputs) {
+    state_.seed();
+    const auto recorder = record(inputs, false, true);
+    std::vector<at::Tensor> replayed(assembled.model.graph().value_count());
+    try {
+      state_.seed();
+      static_cast<void>(assembled.model.run(inputs, [&](ValueId id, const at::Tensor& tensor) {
+        replayed[index(id)] = tensor.defined() ? tensor.clone() : tensor;
+      }));
+    } catch (const Error& error) {
+      state_.restore();
+      return error.what();
+    }
+    state_.restore();
+    const auto& calls = recorder->trace().calls;
+    for (std::size_t i = 0; i < std::min(calls.size(), assembled.nodes.size()); ++i) {
+      const auto& node = assembled.model.graph().node(assembled.nodes[i]);
+      for (std::size_t o = 0; o < std::min(calls[i].outputs.size(), node.outputs.size()); ++o)
+        if (!same(recorder->tensor(calls[i].outputs[o]), replayed[index(node.outputs[o])]))
+          return fmt::format("{} ({})", node.name, node.op.name());
+    }
+    return "its output";
+  }
+
+  ModuleState state_;
+  const FlatForward& forward_;
+  ModuleTensors tensors_;
+  Samples samples_;
+  const CaptureOptions& options_;
+};
+
+}  // namespace
+
+Model capture_forward(torch::nn::Module& module, const FlatForward& forward, const std::vector<at::Tensor>& example,
+                      const CaptureOptions& options) {
+  static std::mutex mutex;  // captures flip the training flag of the module for a moment
+  const std::lock_guard lock(mutex);
+  return Session(module, forward, example, options).run();
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,78 @@
+#include "capture/module_state.hpp"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/Functions.h>
+
+#include <mutex>
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+at::Tensor random_state() {
+  auto generator = at::globalContext().defaultGenerator(at::kCPU);
+  const std::lock_guard lock(generator.mutex());
+  return generator.get_state();
+}
+
+void set_random_state(const at::Tensor& state) {
+  auto generator = at::globalContext().defaultGenerator(at::kCPU);
+  const std::lock_guard lock(generator.mutex());
+  generator.set_state(state);
+}
+
+}  // namespace
+
+ModuleState::ModuleState(torch::nn::Module& module) : module_(module), random_(random_state()) {
+  for (auto& child : module.modules(/*include_self=*/true)) flags_.emplace_back(child.get(), child->is_training());
+  for (auto& buffer : module.buffers())
+    if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone(), buffer._version()});
+}
+
+ModuleState::~ModuleState() {
+  // Parents first: train() reaches the children, whose own flags then have the last word.
+  for (auto& [child, training] : flags_)
+    if (child->is_training() != training) child->train(training);
+  for (auto& [child, training] : flags_)
+    if (child->is_training() != training) child->train(training);
+  try {
+    restore();
+  } catch (const std::exception&) {  // a destructor may not throw, and an error is on its way already
+  }
+}
+
+void ModuleState::restore() {
+  const at::NoGradGuard no_grad;
+  for (auto& saved : saved_) {
+    if (saved.tensor._version() == saved.version) continue;
+    saved.tensor.copy_(saved.copy);
+    saved.version = saved.tensor._version();
+  }
+  set_random_state(random_);
+}
+
+void ModuleState::seed() const { set_random_state(random_); }
+
+ModuleTensors module_tensors(torch::nn::Module& module) {
+  ModuleTensors tensors;
+  const auto add = [&](const std::string& path, const at::Tensor& tensor, bool is_parameter) {
+    if (!tensor.defined()) return;
+    for (auto& entry : tensors.entries) {
+      if (!entry.tensor.is_same(tensor)) continue;
+      entry.aliases.push_back(path);
+      return;
+    }
+    tensors.entries.push_back({path, tensor, is_parameter, {}});
+  };
+  for (const auto& child : module.named_modules("", /*include_self=*/true)) {
+    const auto prefix = child.key().empty() ? std::string() : child.key() + ".";
+    for (const auto& item : child.value()->named_parameters(/*recurse=*/false))
+      add(prefix + item.key(), item.value(), true);
+    for (const auto& item : child.value()->named_buffers(/*recurse=*/false))
+      add(prefix + item.key(), item.value(), false);
+  }
+  return tensors;
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <utility>
+#include <vector>
+
+#include "capture/recorder.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// What a capture must leave as it found it: training flags, buffers, the random state. Puts them back at the end.
+class ModuleState {
+ public:
+  explicit ModuleState(torch::nn::Module& module);
+  ~ModuleState();
+  ModuleState(const ModuleState&) = delete;
+  ModuleState& operator=(const ModuleState&) = delete;
+
+  void set_training(bool on) { module_.train(on); }
+  /// Puts back the buffers and parameters that a run wrote, and the random state.
+  void restore();
+  /// The same random numbers for the module and its replay.
+  void seed() const;
+
+ private:
+  struct Saved {
+    at::Tensor tensor;
+    at::Tensor copy;
+    std::int64_t version = 0;
+  };
+  torch::nn::Module& module_;
+  std::vector<std::pair<torch::nn::Module*, bool>> flags_;
+  std::vector<Saved> saved_;
+  at::Tensor random_;
+};
+
+/// The module's parameters and buffers, each tensor once.
+ModuleTensors module_tensors(torch::nn::Module& module);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,451 @@
+#include "capture/recorder.hpp"
+
+#include <ATen/Functions.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "capture/functional.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+std::vector<at::Tensor> tensors_in(const torch::jit::Stack& stack, std::size_t count) {
+  std::vector<at::Tensor> tensors;
+  for (auto it = stack.end() - static_cast<std::ptrdiff_t>(count); it != stack.end(); ++it) {
+    if (it->isTensor()) {
+      tensors.push_back(it->toTensor());
+    } else if (it->isTensorList()) {
+      for (const at::Tensor& tensor : it->toTensorList()) tensors.push_back(tensor);
+    } else if (it->isOptionalTensorList()) {
+      for (const std::optional<at::Tensor>& tensor : it->toOptionalTensorList())
+        if (tensor) tensors.push_back(*tensor);
+    }
+  }
+  std::erase_if(tensors, [](const at::Tensor& tensor) { return !tensor.defined(); });
+  return tensors;
+}
+
+std::vector<at::Tensor> results_in(const torch::jit::Stack& stack) {
+  std::vector<at::Tensor> results;
+  for (const auto& value : stack) {
+    if (value.isTensor()) {
+      results.push_back(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorList()) results.push_back(tensor);
+    } else if (value.isNone()) {
+      results.emplace_back();
+    }
+  }
+  return results;
+}
+
+// The argument that an op writes to, or -1.
+int written_argument(const c10::FunctionSchema& schema) {
+  for (std::size_t i = 0; i < schema.arguments().size(); ++i)
+    if (const auto* alias = schema.arguments()[i].alias_info(); alias && alias->isWrite()) return static_cast<int>(i);
+  return -1;
+}
+
+bool returns_tensors(const c10::FunctionSchema& schema) {
+  return std::any_of(schema.returns().begin(), schema.returns().end(), [](const c10::Argument& result) {
+    const auto& type = result.type();
+    return type->kind() == c10::TypeKind::TensorType || type->kind() == c10::TypeKind::ListType;
+  });
+}
+
+bool shares_storage(const at::Tensor& a, const at::Tensor& b) {
+  return a.defined() && b.defined() && a.has_storage() && b.has_storage() && a.storage().nbytes() > 0 &&
+         a.storage().is_alias_of(b.storage());
+}
+
+constexpr int kSentinel = 0xA5;
+
+// An allocation that nobody wrote to is told from one that was filled through a raw pointer by its bytes.
+void fill_sentinel(const at::Tensor& tensor) {
+  if (tensor.device().is_cpu() && tensor.nbytes() > 0) std::memset(tensor.data_ptr(), kSentinel, tensor.nbytes());
+}
+
+bool is_untouched(const at::Tensor& tensor) {
+  if (!tensor.device().is_cpu()) return true;
+  const auto* bytes = static_cast<const unsigned char*>(tensor.data_ptr());
+  return std::all_of(bytes, bytes + tensor.nbytes(), [](unsigned char byte) { return byte == kSentinel; });
+}
+
+}  // namespace
+
+Recorder::Recorder(const ModuleTensors& tensors, bool shapes_only) : shapes_only_(shapes_only) {
+  for (const auto& entry : tensors.entries) weights_.emplace(entry.tensor.unsafeGetTensorImpl(), entry.path);
+}
+
+// ---- values
+
+ValueId Recorder::new_value(Trace::Value value, const at::Tensor& tensor) {
+  const ValueId id{static_cast<std::uint32_t>(trace_.values.size())};
+  if (tensor.defined()) {
+    value.dtype = tensor.scalar_type();
+    value.sizes = tensor.sizes().vec();
+  }
+  trace_.values.push_back(std::move(value));
+  value_tensors_.push_back(snapshots_ && tensor.defined() ? tensor.detach().clone() : tensor);
+  return id;
+}
+
+ValueId Recorder::result(const at::Tensor& tensor, bool depends_on_input) {
+  Trace::Value value;
+  value.depends_on_input = depends_on_input;
+  return new_value(std::move(value), tensor);
+}
+
+void Recorder::bind(const at::Tensor& tensor, ValueId value) {
+  if (!tensor.defined()) return;
+  auto& state = states_[tensor.unsafeGetTensorImpl()];
+  state = State{};
+  state.alive = tensor;
+  state.value = value;
+}
+
+ValueId Recorder::add_input(const at::Tensor& tensor) {
+  Trace::Value value;
+  value.origin = Trace::Origin::Input;
+  value.depends_on_input = true;
+  value.position =
+      static_cast<std::size_t>(std::count_if(trace_.values.begin(), trace_.values.end(), [](const Trace::Value& known) {
+        return known.origin == Trace::Origin::Input;
+      }));
+  const auto id = new_value(std::move(value), tensor);
+  bind(tensor, id);
+  return id;
+}
+
+void Recorder::add_output(const at::Tensor& tensor) { trace_.outputs.push_back(resolve(tensor)); }
+
+ValueId Recorder::resolve(const at::Tensor& tensor) {
+  if (!tensor.defined()) return kNoValue;
+  const auto found = states_.find(tensor.unsafeGetTensorImpl());
+  if (found == states_.end()) return resolve_unknown(tensor);
+  auto& state = found->second;
+  if (state.uninitialised) {
+    if (is_untouched(tensor)) {
+      const auto ids = emit(state.empty_op.front(), state.empty_operands, {tensor});
+      state.value = ids.front();
+    } else {
+      Trace::Value value;
+      value.origin = Trace::Origin::Constant;
+      value.constant = tensor;
+      state.value = new_value(std::move(value), tensor);
+    }
+    state.uninitialised = false;
+  }
+  refresh(state);
+  return state.value;
+}
+
+ValueId Recorder::resolve_unknown(const at::Tensor& tensor) {
+  Trace::Value value;
+  if (const auto weight = weights_.find(tensor.unsafeGetTensorImpl()); weight != weights_.end()) {
+    value.origin = Trace::Origin::Weight;
+    value.path = weight->second;
+  } else if (auto* alias = find_alias(tensor)) {
+    // The same memory under another TensorImpl: `tensor.data()`, which no dispatcher call shows.
+    refresh(*alias);
+    const auto parent = alias->value;
+    const auto id = emit(Op("aten::detach"), {Operand(parent)}, {tensor}).front();
+    auto* parent_impl = alias->alive.unsafeGetTensorImpl();
+    const auto version = alias->version;
+    bind(tensor, id);
+    state_of(tensor).view.push_back({parent_impl, Op("aten::detach"), {Operand(parent)}, 0, 1, version, parent});
+    return id;
+  } else {
+    value.origin = Trace::Origin::Constant;
+    value.constant = tensor;
+  }
+  const auto id = new_value(std::move(value), tensor);
+  bind(tensor, id);
+  return id;
+}
+
+Recorder::State* Recorder::find_alias(const at::Tensor& tensor) {
+  for (const auto& [impl, path] : weights_) {
+    const auto known = at::Tensor(c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim_copy(impl));
+    if (shares_storage(known, tensor) && known.sizes() == tensor.sizes() && known.strides() == tensor.strides() &&
+        known.storage_offset() == tensor.storage_offset()) {
+      resolve(known);
+      return &state_of(known);
+    }
+  }
+  for (auto& [impl, state] : states_)
+    if (shares_storage(state.alive, tensor) && state.alive.sizes() == tensor.sizes() &&
+        state.alive.strides() == tensor.strides() && state.alive.storage_offset() == tensor.storage_offset())
+      return &state;
+  return nullptr;
+}
+
+// A view whose base was written since is computed again from the base's new value.
+void Recorder::refresh(State& state) {
+  if (state.view.empty()) return;
+  auto& view = state.view.front();
+  auto& parent = states_.at(view.parent);
+  refresh(parent);
+  if (parent.version == view.parent_version) return;
+  for (auto& operand : view.operands)
+    operand.each_value([&](ValueId& value) {
+      if (value == view.parent_value) value = parent.value;
+    });
+  view.parent_value = parent.value;
+  std::vector<at::Tensor> results(view.count, state.alive);
+  state.value = emit(view.op, view.operands, results)[view.position];
+  view.parent_version = parent.version;
+  ++state.version;
+}
+
+// ---- operands
+
+Operand Recorder::operand_of(const c10::IValue& value) {
+  if (value.isNone()) return {};
+  if (value.isTensor()) {
+    const auto id = resolve(value.toTensor());
+    return id == kNoValue ? Operand() : Operand(id);
+  }
+  if (value.isTensorList()) {
+    Operand::Values values;
+    for (const at::Tensor& tensor : value.toTensorList()) values.push_back(resolve(tensor));
+    return values;
+  }
+  if (value.isOptionalTensorList()) {
+    Operand::Values values;
+    for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList())
+      values.push_back(tensor ? resolve(*tensor) : kNoValue);
+    return values;
+  }
+  if (value.isBool()) return value.toBool();
+  if (value.isInt()) return value.toInt();
+  if (value.isSymInt()) return value.toSymInt().guard_int(__FILE__, __LINE__);
+  if (value.isDouble()) return value.toDouble();
+  if (value.isString()) return value.toStringRef();
+  if (value.isIntList() || value.isSymIntList()) {
+    Operand::Ints integers;
+    for (const auto entry : value.toDimVector()) integers.emplace_back(entry);
+    return integers;
+  }
+  if (value.isDoubleList()) return value.toDoubleVector();
+  if (value.isBoolList()) {
+    Operand::Bools flags;
+    for (const bool flag : value.toBoolList()) flags.push_back(flag);
+    return flags;
+  }
+  return value;
+}
+
+std::vector<Operand> Recorder::operands_of(const torch::jit::Stack& stack, std::size_t count) {
+  std::vector<Operand> operands;
+  for (std::size_t i = stack.size() - count; i < stack.size(); ++i) operands.push_back(operand_of(stack[i]));
+  return operands;
+}
+
+bool Recorder::depends_on_input(const std::vector<Operand>& operands) const {
+  bool depends = false;
+  for (const auto& operand : operands)
+    operand.each_value([&](ValueId value) { depends |= trace_.values[index(value)].depends_on_input; });
+  return depends;
+}
+
+std::vector<ValueId> Recorder::emit(const Op& op, std::vector<Operand> operands, const std::vector<at::Tensor>& results,
+                                    bool barrier) {
+  const bool depends = depends_on_input(operands);
+  Trace::Call call{op, std::move(operands), {}, barrier, {}};
+  for (const auto& tensor : results) call.outputs.push_back(result(tensor, depends));
+  trace_.calls.push_back(std::move(call));
+  return trace_.calls.back().outputs;
+}
+
+// ---- calls
+
+void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack) {
+  const auto& schema = handle.schema();
+  const auto count = schema.arguments().size();
+  const Op op(handle);
+  const auto arguments = tensors_in(stack, count);
+  keep_alive_.insert(keep_alive_.end(), arguments.begin(), arguments.end());
+
+  if (is_allocation(op)) {
+    const auto operands = operands_of(stack, count);
+    execute(handle, stack, count);
+    const auto results = results_in(stack);
+    if (results.size() != 1) fail("pare.capture.110", op.name(), "an allocation that returns no single tensor");
+    fill_sentinel(results.front());
+    bind(results.front(), kNoValue);
+    auto& state = state_of(results.front());
+    state.uninitialised = true;
+    state.empty_operands = operands;
+    state.empty_op = {op};
+    return;
+  }
+
+  auto operands = operands_of(stack, count);
+  const int written = written_argument(schema);
+  if (written >= 0) {
+    const auto target = stack[stack.size() - count + static_cast<std::size_t>(written)];
+    execute(handle, stack, count);
+    if (!target.isTensor())
+      fail("pare.capture.111", trace_.module_at(trace_.calls.size()),
+           "{} writes to a list of tensors; capture cannot follow it: write to one tensor at a time", op.name());
+    record_write(op, std::move(operands), static_cast<std::size_t>(written), target.toTensor(), arguments);
+  } else if (!returns_tensors(schema)) {
+    execute(handle, stack, count);
+    record_read(op, std::move(operands), stack);
+  } else {
+    execute(handle, stack, count);
+    separate_identities(stack, arguments);
+    record_pure(op, std::move(operands), arguments, stack);
+  }
+}
+
+void Recorder::execute(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count) {
+  if (shapes_only_ && shape_only_call(handle, stack, count)) return;
+  handle.callBoxed(&stack);
+}
+
+// Ops such as `contiguous` or an inactive `dropout` hand their argument back. A result that is a tensor of its own
+// keeps the two apart, as they are in the other mode or at other strides.
+void Recorder::separate_identities(torch::jit::Stack& stack, const std::vector<at::Tensor>& arguments) {
+  for (auto& value : stack) {
+    if (!value.isTensor() || !value.toTensor().defined()) continue;
+    const auto& tensor = value.toTensor();
+    if (std::any_of(arguments.begin(), arguments.end(), [&](const at::Tensor& a) { return a.is_same(tensor); }))
+      value = at::alias(tensor);
+  }
+}
+
+void Recorder::record_pure(const Op& op, std::vector<Operand> operands, const std::vector<at::Tensor>& arguments,
+                           const torch::jit::Stack& stack) {
+  const auto results = results_in(stack);
+  const auto ids = emit(op, operands, results, is_random(op));
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (!results[i].defined()) continue;
+    keep_alive_.push_back(results[i]);
+    bind(results[i], ids[i]);
+    for (const auto& argument : arguments) {
+      if (!shares_storage(results[i], argument)) continue;
+      auto* parent = argument.unsafeGetTensorImpl();
+      state_of(results[i])
+          .view.push_back(
+              {parent, op, operands, i, results.size(), states_.at(parent).version, states_.at(parent).value});
+      break;
+    }
+  }
+}
+
+void Recorder::record_read(const Op& op, std::vector<Operand> operands, const torch::jit::Stack& stack) {
+  if (stack.empty() || !reads_values(op)) return;
+  const auto& seen = stack.back();
+  const auto where = trace_.module_at(trace_.calls.size());
+  if (op.base() == "aten::equal") {
+    if (operands[0].value() == operands[1].value()) return;  // a tensor equals itself, whatever its values
+  } else if (depends_on_input(operands)) {
+    fail("pare.capture.121", where,
+         "the forward reads a value out of a tensor that depends on its input ({}), so its path may depend on data; "
+         "keep the decision in tensor ops (torch::where), or simulate this module on its own forward",
+         op.name());
+  }
+  Trace::Call call{op, std::move(operands), {}, false, seen};
+  call.barrier = true;
+  trace_.calls.push_back(std::move(call));
+}
+
+// ---- writes
+
+void Recorder::record_write(const Op& op, std::vector<Operand> operands, std::size_t written, const at::Tensor& target,
+                            const std::vector<at::Tensor>& sources) {
+  auto* root = &state_of(target);
+  while (!root->view.empty()) root = &states_.at(root->view.front().parent);
+  const auto origin = trace_.values[index(root->value)].origin;
+  if (origin == Trace::Origin::Weight || origin == Trace::Origin::Constant) {
+    // The module's own state (a counter, a running average): the write stays what it is, in its place.
+    emit(op, std::move(operands), {target}, true);
+    return;
+  }
+  if (op.base().back() != '_')
+    std::rotate(operands.begin(), operands.begin() + static_cast<std::ptrdiff_t>(written) + 1, operands.end());
+  auto& state = state_of(target);
+  state.value = functional_write(op, operands, target, sources);
+  ++state.version;
+  write_through(state);
+}
+
+ValueId Recorder::functional_write(const Op& op, std::vector<Operand>& operands, const at::Tensor& target,
+                                   const std::vector<at::Tensor>& sources) {
+  if (op.base() == "aten::copy_") {
+    auto source = operands[1].value();
+    const auto like = [&](ValueId id) { return trace_.values[index(id)]; };
+    if (like(source).dtype != target.scalar_type())
+      source =
+          emit(Op("aten::to.dtype"), {Operand(source), target.scalar_type(), false, false, Operand()}, {target})[0];
+    if (like(source).sizes != target.sizes().vec() || like(source).origin != Trace::Origin::Result) {
+      Operand::Ints sizes;
+      for (const auto size : target.sizes()) sizes.emplace_back(size);
+      source = emit(Op("aten::expand"), {Operand(source), sizes, false}, {target})[0];
+    }
+    return source;
+  }
+  const auto functional = functional_form(op, operands.size());
+  if (!functional)
+    fail("pare.capture.112", trace_.module_at(trace_.calls.size()),
+         "{} writes in place and has no pure form; use the out-of-place op", op.name());
+  operands.resize(std::min(operands.size(), functional->schema().arguments().size()));
+  auto value = emit(*functional, operands, {target}, is_random(*functional))[0];
+  const bool promotes = std::any_of(sources.begin(), sources.end(), [&](const at::Tensor& source) {
+    return source.dim() > 0 && source.scalar_type() != target.scalar_type();
+  });
+  if (promotes)
+    value = emit(Op("aten::to.dtype"), {Operand(value), target.scalar_type(), false, false, Operand()}, {target})[0];
+  return value;
+}
+
+// A write through a view changes its base, and the base's base.
+void Recorder::write_through(State& state) {
+  if (state.view.empty()) return;
+  auto& view = state.view.front();
+  auto& parent = states_.at(view.parent);
+  parent.value = scatter(parent, view, state.value);
+  ++parent.version;
+  view.parent_version = parent.version;
+  write_through(parent);
+}
+
+ValueId Recorder::scatter(const State& parent, const View& view, ValueId child) {
+  const auto inverse = inverse_view(view.op, view.operands, parent.alive.sizes(), view.position);
+  if (!inverse)
+    fail("pare.capture.113", trace_.module_at(trace_.calls.size()),
+         "a write through {} cannot be turned into a pure value; write to the whole tensor or copy it first",
+         view.op.name());
+  auto operands = inverse->operands;
+  operands[0] = inverse->takes_base ? Operand(parent.value) : Operand(child);
+  if (inverse->takes_base) operands[1] = Operand(child);
+  return emit(inverse->op, std::move(operands), {parent.alive})[0];
+}
+
+// ---- trace
+
+std::string owner_of(const std::string& weight_path) {
+  const auto dot = weight_path.rfind('.');
+  return dot == std::string::npos ? std::string() : weight_path.substr(0, dot);
+}
+
+std::string Trace::module_at(std::size_t call) const {
+  for (std::size_t i = std::min(call + 1, calls.size()); i-- > 0;) {
+    std::string path;
+    for (const auto& operand : calls[i].operands)
+      operand.each_value([&](ValueId value) {
+        if (values[index(value)].origin == Origin::Weight && path.empty()) path = owner_of(values[index(value)].path);
+      });
+    if (!path.empty()) return path;
+  }
+  return {};
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,144 @@
+#include "pare/capture/capture.hpp"
+
+#include <torch/torch.h>
+
+#include "pare/core/error.hpp"
+#include "tests/support/catch.hpp"
+
+namespace {
+
+struct SmallImpl : torch::nn::Module {
+  SmallImpl() {
+    conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).padding(1)));
+    bn = register_module("bn", torch::nn::BatchNorm2d(8));
+    fc = register_module("fc", torch::nn::Linear(8 * 4 * 4, 5));
+  }
+  torch::Tensor forward(torch::Tensor x) {
+    x = bn(conv(x)).relu_();
+    auto y = x * 2;
+    y += x;
+    x = torch::max_pool2d(y, 2);
+    x = torch::dropout(x, 0.5, is_training());
+    x = x.view({x.size(0), -1});
+    return fc(x);
+  }
+  torch::nn::Conv2d conv{nullptr};
+  torch::nn::BatchNorm2d bn{nullptr};
+  torch::nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Small);
+
+struct SlicesImpl : torch::nn::Module {
+  torch::Tensor forward(torch::Tensor x) {
+    using torch::indexing::Slice;
+    auto y = torch::zeros_like(x);
+    y.index_put_({Slice(), Slice(0, 2)}, x.index({Slice(), Slice(2, 4)}));
+    auto view = y.view({y.size(0), 2, 2});
+    view.select(1, 1).add_(1.0);
+    auto parts = y.chunk(2, 1);
+    parts[0].mul_(3.0);
+    return y + view.flatten(1);
+  }
+};
+TORCH_MODULE(Slices);
+
+struct BranchImpl : torch::nn::Module {
+  BranchImpl() { fc = register_module("fc", torch::nn::Linear(4, 4)); }
+  torch::Tensor forward(torch::Tensor x) {
+    x = fc(x);
+    if (x.sum().item<float>() > 0) return x * 2;
+    return x;
+  }
+  torch::nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Branch);
+
+struct RawImpl : torch::nn::Module {
+  RawImpl() { fc = register_module("fc", torch::nn::Linear(4, 4)); }
+  torch::Tensor forward(torch::Tensor x) {
+    auto y = fc(x);
+    auto raw = torch::zeros({4});
+    auto* data = raw.data_ptr<float>();
+    for (int i = 0; i < 4; ++i) data[i] = x.const_data_ptr<float>()[i];
+    return y + raw;
+  }
+  torch::nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Raw);
+
+void check_replay(const pare::Model& model, const std::function<torch::Tensor(torch::Tensor)>& forward,
+                  const std::vector<std::int64_t>& shape) {
+  for (const std::int64_t batch : {1, 2, 4, 7}) {
+    auto sizes = shape;
+    sizes[0] = batch;
+    const auto x = torch::randn(sizes);
+    CHECK(torch::equal(model(x), forward(x)));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("replay is bit-identical at sizes never captured, in both modes", "[capture]") {
+  torch::manual_seed(1);
+  Small net;
+  net->eval();
+  net->bn->running_mean.normal_();
+  const auto mean = net->bn->running_mean.clone();
+  net->fc->train();
+  auto model = pare::capture(net, torch::randn({1, 3, 8, 8}));
+  CHECK(net->fc->is_training());
+  CHECK_FALSE(net->is_training());
+  CHECK(torch::equal(mean, net->bn->running_mean));
+  CHECK(net->bn->num_batches_tracked.item<long>() == 0);
+  net->eval();
+  check_replay(model, [&](torch::Tensor x) { return net(x); }, {0, 3, 8, 8});
+  INFO((model.notes().empty() ? "" : model.notes()[0]));
+  REQUIRE(model.can_train());
+
+  const auto x = torch::randn({6, 3, 8, 8});
+  net->train();
+  model.train();
+  torch::manual_seed(7);
+  const auto expected = net(x);
+  expected.square().sum().backward();
+  std::vector<torch::Tensor> gradients;
+  for (auto& parameter : net->parameters()) gradients.push_back(parameter.grad().clone());
+  net->zero_grad();
+  CHECK(net->bn->num_batches_tracked.item<long>() == 1);
+  torch::manual_seed(7);
+  const auto actual = model(x);
+  CHECK(torch::equal(actual, expected));
+  CHECK(net->bn->num_batches_tracked.item<long>() == 2);
+  actual.square().sum().backward();
+  for (std::size_t i = 0; i < gradients.size(); ++i) CHECK(torch::equal(net->parameters()[i].grad(), gradients[i]));
+}
+
+TEST_CASE("writes through views become values", "[capture]") {
+  Slices net;
+  auto model = pare::capture(net, torch::randn({3, 4}));
+  check_replay(model, [&](torch::Tensor x) { return net(x); }, {0, 4});
+  for (const auto id : model.graph().nodes()) CHECK_FALSE(model.graph().node(id).barrier);
+}
+
+TEST_CASE("a value read from the input is one clear error", "[capture]") {
+  Branch net;
+  try {
+    static_cast<void>(pare::capture(net, torch::randn({3, 4})));
+    FAIL("captured a data-dependent forward");
+  } catch (const pare::Error& error) {
+    CHECK(error.id() == "pare.capture.121");
+    CHECK(error.path() == "fc");
+    CHECK(std::string(error.what()).find("aten::item") != std::string::npos);
+  }
+}
+
+TEST_CASE("what bypasses the dispatcher is refused", "[capture]") {
+  Raw net;
+  try {
+    static_cast<void>(pare::capture(net, torch::randn({3, 4})));
+    FAIL("captured a raw pointer loop");
+  } catch (const pare::Error& error) {
+    INFO(error.what());
+    CHECK((error.id() == "pare.capture.132" || error.id() == "pare.capture.141"));
+  }
+}
