@@ -106,7 +106,9 @@ class Session {
       const auto where = recorder ? recorder->trace().module_at(recorder->trace().calls.size()) : std::string();
       std::string sizes;
       for (const auto& input : inputs)
-        if (input.defined()) sizes += fmt::format("{}[{}]", sizes.empty() ? "" : ", ", fmt::join(input.sizes().begin(), input.sizes().end(), ", "));
+        if (input.defined())
+          sizes += fmt::format("{}[{}]", sizes.empty() ? "" : ", ",
+                               fmt::join(input.sizes().begin(), input.sizes().end(), ", "));
       fail("pare.capture.104", where, "the module's forward threw on inputs {}: {}", sizes,
            text.substr(0, text.find('\n')));
     }

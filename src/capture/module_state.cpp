@@ -27,7 +27,7 @@ void set_random_state(const at::Tensor& state) {
 ModuleState::ModuleState(torch::nn::Module& module) : module_(module), random_(random_state()) {
   for (auto& child : module.modules(/*include_self=*/true)) flags_.emplace_back(child.get(), child->is_training());
   for (auto& buffer : module.buffers())
-    if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone(), buffer._version()});
+    if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone()});
 }
 
 ModuleState::~ModuleState() {
@@ -45,9 +45,8 @@ ModuleState::~ModuleState() {
 void ModuleState::restore() {
   const at::NoGradGuard no_grad;
   for (auto& saved : saved_) {
-    if (saved.tensor._version() == saved.version) continue;
-    saved.tensor.copy_(saved.copy);
-    saved.version = saved.tensor._version();
+    // By content: batch_norm writes its running statistics without touching the version counter.
+    if (!at::equal(saved.tensor, saved.copy)) saved.tensor.copy_(saved.copy);
   }
   set_random_state(random_);
 }

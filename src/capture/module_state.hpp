@@ -27,7 +27,6 @@ class ModuleState {
   struct Saved {
     at::Tensor tensor;
     at::Tensor copy;
-    std::int64_t version = 0;
   };
   torch::nn::Module& module_;
   std::vector<std::pair<torch::nn::Module*, bool>> flags_;

@@ -61,11 +61,11 @@ template <class Net, class Example>
   auto& module = detail::module_of(net);
   const auto arguments = detail::AsArguments<Example>::of(example);
   const FlatForward forward = [&](const std::vector<at::Tensor>& tensors) {
-    auto actual = unflatten(arguments, tensors);
+    auto actual = with_tensors(arguments, tensors);
     auto result = std::apply([&](auto&... argument) { return module.forward(argument...); }, actual);
-    return flatten(result);
+    return tensors_of(result);
   };
-  return capture_forward(module, forward, flatten(arguments), options);
+  return capture_forward(module, forward, tensors_of(arguments), options);
 }
 
 PARE_NAMESPACE_END

@@ -11,7 +11,7 @@ PARE_NAMESPACE_BEGIN
 
 /// A size that may differ from run to run.
 struct VaryingDim {
-  /// One dimension of one input. Inputs are counted flat, as `flatten` lists them.
+  /// One dimension of one input. Inputs are counted flat, as `tensors_of` lists them.
   struct Place {
     std::size_t input = 0;
     std::int64_t dim = 0;

@@ -101,16 +101,16 @@ void each_tensor(T& value, Visit&& visit) {
 
 /// The tensors inside a value, in order; undefined tensors (absent optional inputs) are kept.
 template <class T>
-[[nodiscard]] std::vector<at::Tensor> flatten(const T& value) {
+[[nodiscard]] std::vector<at::Tensor> tensors_of(const T& value) {
   std::vector<at::Tensor> tensors;
   each_tensor(const_cast<T&>(value), [&](const at::Tensor& tensor) { tensors.push_back(tensor); });
   return tensors;
 }
 
-/// A copy of `prototype` with its tensors replaced, in order: the inverse of `flatten`.
-/// @pre `tensors` has as many entries as `flatten(prototype)`.
+/// A copy of `prototype` with its tensors replaced, in order: the inverse of `tensors_of`.
+/// @pre `tensors` has as many entries as `tensors_of(prototype)`.
 template <class T>
-[[nodiscard]] T unflatten(const T& prototype, const std::vector<at::Tensor>& tensors) {
+[[nodiscard]] T with_tensors(const T& prototype, const std::vector<at::Tensor>& tensors) {
   T value = prototype;
   std::size_t position = 0;
   each_tensor(value, [&](at::Tensor& tensor) { tensor = tensors.at(position++); });
