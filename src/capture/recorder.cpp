@@ -79,7 +79,10 @@ bool is_untouched(const at::Tensor& tensor) {
 }  // namespace
 
 Recorder::Recorder(const ModuleTensors& tensors, bool shapes_only) : shapes_only_(shapes_only) {
-  for (const auto& entry : tensors.entries) weights_.emplace(entry.tensor.unsafeGetTensorImpl(), entry.path);
+  for (const auto& entry : tensors.entries) {
+    weights_.emplace(entry.tensor.unsafeGetTensorImpl(), entry.path);
+    module_tensors_.push_back(entry.tensor);
+  }
 }
 
 // ---- values
@@ -169,19 +172,22 @@ ValueId Recorder::resolve_unknown(const at::Tensor& tensor) {
   return id;
 }
 
+// The same elements under another TensorImpl; of several, the one computed last, so that runs agree.
 Recorder::State* Recorder::find_alias(const at::Tensor& tensor) {
-  for (const auto& [impl, path] : weights_) {
-    const auto known = at::Tensor(c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim_copy(impl));
-    if (shares_storage(known, tensor) && known.sizes() == tensor.sizes() && known.strides() == tensor.strides() &&
-        known.storage_offset() == tensor.storage_offset()) {
-      resolve(known);
-      return &state_of(known);
-    }
-  }
+  const auto is_twin = [&](const at::Tensor& known) {
+    return shares_storage(known, tensor) && known.sizes() == tensor.sizes() && known.strides() == tensor.strides() &&
+           known.storage_offset() == tensor.storage_offset();
+  };
+  State* latest = nullptr;
   for (auto& [impl, state] : states_)
-    if (shares_storage(state.alive, tensor) && state.alive.sizes() == tensor.sizes() &&
-        state.alive.strides() == tensor.strides() && state.alive.storage_offset() == tensor.storage_offset())
-      return &state;
+    if (state.value != kNoValue && is_twin(state.alive) && (!latest || index(latest->value) < index(state.value)))
+      latest = &state;
+  if (latest) return latest;
+  for (const auto& weight : module_tensors_) {
+    if (!is_twin(weight)) continue;
+    resolve(weight);
+    return &state_of(weight);
+  }
   return nullptr;
 }
 

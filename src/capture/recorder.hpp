@@ -88,6 +88,7 @@ class Recorder : public Interceptor {
 
   std::unordered_map<c10::TensorImpl*, State> states_;
   std::unordered_map<c10::TensorImpl*, std::string> weights_;
+  std::vector<at::Tensor> module_tensors_;
   std::vector<at::Tensor> keep_alive_;
   std::vector<at::Tensor> value_tensors_;
   Trace trace_;

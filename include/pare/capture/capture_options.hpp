@@ -24,7 +24,7 @@ struct VaryingDim {
 /// What `capture` should assume and check.
 struct CaptureOptions {
   /// Which sizes vary. Empty: dimension 0 of every input is the batch.
-  std::vector<VaryingDim> dims;
+  std::vector<VaryingDim> dims = {};
   /// Captures the example's sizes as they are: every size is fixed.
   bool fixed_sizes = false;
   /// Also captures training mode, so that the Model trains as the module does.
@@ -32,7 +32,7 @@ struct CaptureOptions {
   /// Replays against the module's own forward on fresh values at another size, and refuses what differs.
   bool verify = true;
   /// Names for the inputs, flat; missing ones are `x`, `x1`, ….
-  std::vector<std::string> input_names;
+  std::vector<std::string> input_names = {};
 };
 
 PARE_NAMESPACE_END
