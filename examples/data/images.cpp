@@ -53,10 +53,10 @@ std::string inflated(std::string bytes, const std::string& path) {
   }
   if ((flags & 2U) != 0) at += 2;
   if (at + kTrailer > bytes.size() || bytes.size() > std::numeric_limits<int>::max()) broken();
+  // The trailer goes along: the decoder wants bytes to look ahead at behind the last symbol.
   int size = 0;
   const std::unique_ptr<char, decltype(&std::free)> content(
-      stbi_zlib_decode_noheader_malloc(bytes.data() + at, static_cast<int>(bytes.size() - at - kTrailer), &size),
-      &std::free);
+      stbi_zlib_decode_noheader_malloc(bytes.data() + at, static_cast<int>(bytes.size() - at), &size), &std::free);
   if (!content || static_cast<uint32_t>(size) != little_endian(bytes.data() + bytes.size() - 4)) broken();
   return {content.get(), static_cast<size_t>(size)};
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "examples/data/input_format.hpp"
+#include "pare/checkpoint/safetensors.hpp"
 
 namespace models {
 
@@ -21,6 +22,7 @@ struct Bundle {
   std::function<Tensors(const Tensors&)> forward;  ///< runs `module`; user structs come back as their tensors in order
   std::function<Tensors(int64_t batch)> example;   ///< random inputs of the right shapes and dtypes
   data::InputFormat input;                         ///< how files become inputs
+  pare::LoadOptions load = {};                     ///< for `pare::load_weights`: names that files need not have
 };
 
 /// Names that `make` knows, less `data_dependent`, whose forward no recording can stand for.

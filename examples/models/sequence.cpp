@@ -68,7 +68,11 @@ void add_sequence(Factories& all) {
   all["lstm"] = [] { return ids_bundle(LstmClassifier(), 32, 1000, "classification"); };
   all["gru"] = [] { return ids_bundle(GruClassifier(), 32, 1000, "classification"); };
   all["transformer"] = [] { return ids_bundle(TransformerClassifier(), 48, 1000, "classification"); };
-  all["llama"] = [] { return ids_bundle(Llama(), 64, LlamaOptions{}.vocabulary, "language"); };
+  all["llama"] = [] {
+    auto bundle = ids_bundle(Llama(), 64, LlamaOptions{}.vocabulary, "language");
+    bundle.load.allow_missing = {"freqs_(cos|sin)"};  // computed from the positions, not learned
+    return bundle;
+  };
   all["bert6x384"] = [] { return masked_bundle(Bert(), 128, "features"); };
   all["minilm_sst2"] = [] { return masked_bundle(SentenceClassifier(), 128, "classification"); };
   all["two_tower"] = two_tower;
