@@ -218,8 +218,8 @@ ValueId GraphBuilder::input(std::string name, TensorType type) {
 }
 
 ValueId GraphBuilder::weight(std::string path, TensorType type) {
-  if (const auto known = graph_.weight(path); known != kNoValue) return known;
   const ValueId id{static_cast<std::uint32_t>(graph_.values_.size())};
+  if (const auto [known, is_new] = weights_.try_emplace(path, id); !is_new) return known->second;
   graph_.values_.push_back({id, ValueKind::Weight, std::move(type), std::move(path), kNoNode, 0});
   return id;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graph/schema.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -19,10 +20,17 @@ Operand from_default(const c10::IValue& value) {
     for (const auto entry : value.toIntVector()) integers.emplace_back(entry);
     return integers;
   }
+  if (value.isDoubleList()) return value.toDoubleVector();
+  if (value.isBoolList()) {
+    Operand::Bools flags;
+    for (const bool flag : value.toBoolList()) flags.push_back(flag);
+    return flags;
+  }
   return value;
 }
 
-// Completes operands with the schema's defaults.
+}  // namespace
+
 std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::string_view where) {
   const auto& arguments = op.schema().arguments();
   if (operands.size() > arguments.size())
@@ -34,8 +42,6 @@ std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::
   }
   return operands;
 }
-
-}  // namespace
 
 Graph& Rewriter::edit() {
   auto& graph = model_->graph_;

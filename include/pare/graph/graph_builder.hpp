@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "pare/graph/graph.hpp"
@@ -29,6 +30,7 @@ class GraphBuilder {
 
  private:
   Graph graph_;
+  std::unordered_map<std::string, ValueId> weights_;  // by path
 };
 
 PARE_NAMESPACE_END

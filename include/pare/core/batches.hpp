@@ -1,0 +1,171 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <ranges>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// The inputs of one forward, in the order the model takes them: usually one tensor, `[batch, ...]`.
+using Batch = std::vector<at::Tensor>;
+
+/// What a range may hold to be read as batches: a tensor, the tensors of one forward, or an example with its inputs in
+/// `.data` (as LibTorch's data loaders yield).
+template <class T>
+concept BatchLike = std::convertible_to<const T&, at::Tensor> || std::convertible_to<const T&, Batch> ||
+    requires(const T& example) {
+  { example.data } -> std::convertible_to<at::Tensor>;
+};
+
+/// A range of batches that can be read again from its start, as often as an algorithm needs.
+///
+/// Nothing is copied or computed until it is iterated, so a source larger than memory works. Cheap to copy; copies
+/// share the source.
+///
+///     pare::Batches{tensor_a, tensor_b}                                   // two batches of one input each
+///     pare::Batches{std::vector<pare::Batch>{{ids, mask}, {ids2, mask2}}}  // two inputs a batch
+///     pare::Batches{[&](std::size_t i) -> std::optional<pare::Batch> { ... }}  // generated, until an empty optional
+///     pare::Batches::over(*loader)                                        // any range, which must outlive the Batches
+class Batches {
+ public:
+  /// The next batch, or an empty optional at the end.
+  using Reader = std::function<std::optional<Batch>()>;
+  /// Starts reading from the front.
+  using Source = std::function<Reader()>;
+  /// The batch at a position, or an empty optional past the end.
+  using Generator = std::function<std::optional<Batch>(std::size_t)>;
+
+  /// No batches.
+  Batches() = default;
+  /// One single-input batch for each tensor.
+  template <class... Tensors>
+  requires(sizeof...(Tensors) > 0 && (std::same_as<std::remove_cvref_t<Tensors>, at::Tensor> && ...))
+      Batches(Tensors&&... tensors)  // NOLINT(google-explicit-constructor): a tensor is a batch
+      : Batches(std::vector<at::Tensor>{std::forward<Tensors>(tensors)...}) {}
+  /// Any container of batches, which it keeps; iterated lazily.
+  template <std::ranges::input_range Range>
+  requires(BatchLike<std::ranges::range_value_t<Range>> && !std::same_as<std::remove_cvref_t<Range>, Batches> &&
+           std::copy_constructible<std::remove_cvref_t<Range>>)
+      Batches(Range&& range) {  // NOLINT(google-explicit-constructor): a container of batches is batches
+    auto kept = std::make_shared<std::remove_cvref_t<Range>>(std::forward<Range>(range));
+    if constexpr (std::ranges::sized_range<decltype(*kept)>) size_ = static_cast<std::size_t>(std::ranges::size(*kept));
+    source_ = [kept] { return reader(*kept, kept); };
+  }
+  /// A generator: called with 0, 1, 2, … until it returns an empty optional, or `size` times where that is given. It
+  /// must give the same batch for the same position.
+  template <class Generate>
+  requires std::is_invocable_r_v<std::optional<Batch>, Generate&, std::size_t> Batches(
+      Generate generate, std::optional<std::size_t> size = std::nullopt)  // NOLINT(google-explicit-constructor)
+      : source_(positions(Generator(std::move(generate)), size)), size_(size) {}
+
+  /// From a source that is read front to back, e.g. a file.
+  static Batches from(Source source, std::optional<std::size_t> size = std::nullopt) {
+    Batches batches;
+    batches.source_ = std::move(source);
+    batches.size_ = size;
+    return batches;
+  }
+  /// Over a range that the caller keeps alive, e.g. `*data_loader`: `begin()` starts it afresh.
+  template <class Range>
+  static Batches over(Range& range, std::optional<std::size_t> size = std::nullopt) {
+    return from([&range] { return reader(range, nullptr); }, size);
+  }
+
+  /// How many batches there are, where the source knows.
+  [[nodiscard]] std::optional<std::size_t> size() const noexcept { return source_ ? size_ : std::size_t{0}; }
+  /// Whether there is no batch at all; reads one when the size is unknown.
+  [[nodiscard]] bool empty() const { return size() ? *size() == 0 : !source_()().has_value(); }
+  /// The first `count` batches (all of them when there are fewer).
+  [[nodiscard]] Batches first(std::size_t count) const {
+    if (!source_) return {};
+    auto size = size_;
+    if (size) size = std::min(*size, count);
+    return from(
+        [source = source_, count]() -> Reader {
+          return [next = source(), left = count]() mutable -> std::optional<Batch> {
+            return left-- > 0 ? next() : std::nullopt;
+          };
+        },
+        size);
+  }
+
+  /// Reads the batches front to back, once. Every `begin()` starts again.
+  class Iterator {
+   public:
+    using value_type = Batch;
+    using difference_type = std::ptrdiff_t;
+    using iterator_concept = std::input_iterator_tag;
+
+    Iterator() = default;
+    explicit Iterator(Reader reader) : reader_(std::make_shared<Reader>(std::move(reader))), batch_((*reader_)()) {}
+    const Batch& operator*() const { return *batch_; }
+    const Batch* operator->() const { return &*batch_; }
+    Iterator& operator++() {
+      batch_ = (*reader_)();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& iterator, std::default_sentinel_t) { return !iterator.batch_.has_value(); }
+
+   private:
+    std::shared_ptr<Reader> reader_;
+    std::optional<Batch> batch_;
+  };
+  [[nodiscard]] Iterator begin() const { return source_ ? Iterator(source_()) : Iterator(); }
+  [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
+
+ private:
+  template <class T>
+  static Batch as_batch(const T& element) {
+    if constexpr (std::convertible_to<const T&, at::Tensor>) {
+      return Batch{element};
+    } else if constexpr (std::convertible_to<const T&, Batch>) {
+      return element;
+    } else {
+      return Batch{element.data};
+    }
+  }
+
+  template <class Range>
+  static Reader reader(Range& range, std::shared_ptr<void> keep) {
+    return [keep = std::move(keep), &range, it = range.begin(), fresh = true]() mutable -> std::optional<Batch> {
+      if (!fresh) ++it;
+      fresh = false;
+      if (it == range.end()) {
+        fresh = true;  // stays at the end
+        return std::nullopt;
+      }
+      return as_batch(*it);
+    };
+  }
+
+  static Source positions(Generator generate, std::optional<std::size_t> size) {
+    return [generate = std::move(generate), size]() -> Reader {
+      return [generate, size, position = std::size_t{0}]() mutable -> std::optional<Batch> {
+        if (size && position >= *size) return std::nullopt;
+        auto batch = generate(position++);
+        if (size && !batch)
+          fail("pare.core.101", "", "the batch generator was said to have {} batches and ended after {}", *size,
+               position - 1);
+        return batch;
+      };
+    };
+  }
+
+  Source source_;
+  std::optional<std::size_t> size_;
+};
+
+PARE_NAMESPACE_END
