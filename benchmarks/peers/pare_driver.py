@@ -1,0 +1,71 @@
+"""pare itself, through the driver `examples/zoo`: one process a call, a JSON file back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .networks import Prepared
+
+TIMEOUT_SECONDS = 900
+SPEED_CALIBRATION = 8
+
+
+class DriverError(RuntimeError):
+    """The driver is not there or did not do what it was asked; the message says which."""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A recipe of the driver as a contestant."""
+
+    executable: Path
+    data: Path | None
+    recipe: str = "int8"
+
+    def check(self) -> None:
+        if not self.executable.exists():
+            raise DriverError(f"{os.path.relpath(self.executable)} is missing: build the target `zoo`")
+
+    def accuracy(self, prepared: Prepared) -> dict[str, Any]:
+        """Full calibration and test set, by the rules of `samples.py`."""
+        source = prepared.network.source
+        if source is None or self.data is None:
+            return self._run(prepared, 1, 2, [])
+        files = ["--test", str(self.data / source.test), *self._calibration(prepared, source.count)]
+        return self._run(prepared, 1, 2, files)
+
+    def latency(self, prepared: Prepared, batch: int, threads: int) -> dict[str, Any]:
+        """The same weights, calibrated on few samples and not tested: how long a call takes does not depend on them."""
+        return self._run(prepared, batch, threads, self._calibration(prepared, SPEED_CALIBRATION))
+
+    def _calibration(self, prepared: Prepared, count: int) -> list[str]:
+        source = prepared.network.source
+        if source is None or self.data is None:
+            return []
+        return ["--calibration", str(self.data / source.calibration), "--calibration-count", str(count)]
+
+    def _run(self, prepared: Prepared, batch: int, threads: int, files: list[str]) -> dict[str, Any]:
+        self.check()
+        environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NNCF_CI")}
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "zoo.json"
+            command = [
+                str(self.executable), "--model", prepared.network.name, "--weights", str(prepared.safetensors), *files,
+                "--recipe", self.recipe, "--batch", str(batch), "--threads", str(threads), "--json", str(result),
+            ]  # fmt: skip
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, check=False
+                )
+            except subprocess.TimeoutExpired as error:
+                raise DriverError(f"zoo did not end within {TIMEOUT_SECONDS} s") from error
+            if done.returncode != 0:
+                said = done.stderr.strip().splitlines()
+                raise DriverError(f"zoo ended with {done.returncode}: {said[-1] if said else 'no message'}")
+            return json.loads(result.read_text())
