@@ -40,7 +40,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of latency; 0: accuracy only")
     parser.add_argument("--batch", type=numbers, default=[1, 8], help="batch sizes of the latencies (default: 1,8)")
     parser.add_argument("--threads", type=numbers, default=[1, 2], help="threads of the latencies (default: 1,2)")
-    parser.add_argument("--zoo", type=Path, default=environment.ROOT / "build" / "examples" / "zoo", help="pare's driver")
+    driver = environment.ROOT / "build" / "examples" / "zoo"
+    parser.add_argument("--zoo", type=Path, default=driver, help="pare's driver (default: build/examples/zoo)")
     parser.add_argument("--json", type=Path, help="file for the figures as JSON")
     parser.add_argument("--markdown", type=Path, help="file for the figures as Markdown")
     parser.add_argument("--list", action="store_true", help="list networks and contestants")

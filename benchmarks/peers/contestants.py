@@ -105,7 +105,8 @@ class OnnxRuntime:
     """ONNX Runtime, float or with static int8 QDQ: u8 activations by min-max, s8 weights.
 
     `only` limits quantization to some operators: for transformers the defaults also quantize the masked scores, whose
-    range of -10000 leaves nothing to the scores themselves; quantizing the matrix products alone is the usual remedy.
+    range of -10000 leaves nothing to the scores themselves; the usual remedy is to quantize the matrix products and the
+    embeddings alone.
     """
 
     name: str = "onnxruntime"
@@ -233,7 +234,7 @@ CONTESTANTS: dict[str, Contestant] = {
         TorchEager("torch_channels_last", channels_last=True),
         OnnxRuntime("onnxruntime_float", int8=False),
         OnnxRuntime("onnxruntime"),
-        OnnxRuntime("onnxruntime_matmul", only=("MatMul", "Gemm")),
+        OnnxRuntime("onnxruntime_matmul", only=("MatMul", "Gemm", "Gather")),
         OnnxRuntime("onnxruntime_per_tensor", per_channel=False),
         OpenVino("openvino_float", bias_correction=None),
         OpenVino("openvino_float_bf16", bias_correction=None, precision="bf16"),

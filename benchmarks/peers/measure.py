@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .contestants import Runner
-from .samples import Feed
+from .samples import Feed, unpadded
 
 SLICE_SECONDS = 0.4
-FEWEST_CALLS = 5
+FEWEST_CALLS = 3
 MOST_CALLS = 400
 SETTLE_SECONDS = 0.05
 
@@ -29,9 +29,13 @@ class Agreement:
 
 
 def logits(runner: Runner, test: Feed, batch: int = 16) -> np.ndarray:
-    """Outputs for all samples, batch after batch; a last batch that is not full runs as it is."""
-    count = len(next(iter(test.values())))
-    parts = [runner({name: values[i : i + batch] for name, values in test.items()}) for i in range(0, count, batch)]
+    """Outputs for all samples: pictures batch after batch (the last one may be smaller), sentences one by one."""
+    if "mask" in test:
+        feeds = unpadded(test)
+    else:
+        count = len(next(iter(test.values())))
+        feeds = [{name: values[i : i + batch] for name, values in test.items()} for i in range(0, count, batch)]
+    parts = [runner(feed) for feed in feeds]
     return np.concatenate(parts).astype(np.float64)
 
 

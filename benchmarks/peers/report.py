@@ -81,7 +81,9 @@ def markdown(results: dict[str, list[Row]], facts: dict[str, Any]) -> str:
     lines = [
         "# pare and its peers",
         "",
-        f"`{facts['command']}` on {machine['processor']}, {machine['cores']} cores, {' '.join(machine['instructions'])}.",
+        f"`{facts['command']}`",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['instructions'])}.",
         f"Peers: {versions}. Same weights, images and calibration samples for all. SQNR and flips are against each",
         f"contestant's own float model. Latencies: median / P99 in ms over {facts['rounds']} interleaved rounds.",
     ]

@@ -5,11 +5,13 @@ CIFAR-10 (`cifar10/`)
     `train_lossless_3805.bin`.
 ImageNet sample (`imagenet_sample/`)
     With `count` rows in `labels.csv` (500), in the file's order: calibration takes N (default 64) images, those with
-    the indices 0, s, 2s, ... (N - 1) s where s = count // N (7: 0, 7, ... 441). Test: all remaining images (436), in order. The
-    centre `size` x `size` of each 256 x 256 image, offset (256 - size) // 2.
+    the indices 0, s, 2s, ... (N - 1) s where s = count // N (7: 0, 7, ... 441). Test: all remaining images (436), in
+    order. The centre `size` x `size` of each 256 x 256 image, offset (256 - size) // 2.
 SST-2 (`sst2/`)
     Test: all 872 lines of `dev.tsv`. Calibration: the first N (default 128) lines of `train.tsv`. WordPiece, uncased,
-    at most 127 ids with [CLS] and [SEP]; each set is padded with [PAD] (mask 0) to its own longest sentence.
+    at most 127 ids with [CLS] and [SEP]. Padding ([PAD], mask 0) is no part of a sample: the driver pads each set to
+    its longest sentence, the peers calibrate and are tested one sentence at a time without any, which is kinder to
+    those that quantize the masked scores.
 
 Pixels are 0..255, then `(pixel - mean) / divisor` per channel. JPEGs are decoded by Pillow here and by another decoder
 in the driver; the last bit of a pixel may differ, so every contestant is compared with its own float model.
@@ -75,13 +77,20 @@ def one_by_one(feed: Feed) -> list[Feed]:
     return [{name: values[i : i + 1] for name, values in feed.items()} for i in range(count)]
 
 
+def unpadded(feed: Feed) -> list[Feed]:
+    """Sentences one by one, each at its own length."""
+    lengths = feed["mask"].sum(1)
+    pairs = zip(one_by_one(feed), lengths)
+    return [{name: values[:, :length] for name, values in one.items()} for one, length in pairs]
+
+
 def load(source: Source, image: ImageFormat | None, data: Path) -> Samples:
     """Reads the samples of a source by the rules above; `image` is None for sentences."""
     if source is SST2:
         tokenizer = WordPiece(data / VOCABULARY)
         test, labels = _sentences(data / source.test, tokenizer, None)
         calibration, _ = _sentences(data / source.calibration, tokenizer, source.count)
-        return Samples(test, labels, one_by_one(calibration))
+        return Samples(test, labels, unpadded(calibration))
     if image is None:
         raise ValueError(f"{source.test}: pictures need an ImageFormat")
     if source is IMAGENET:
