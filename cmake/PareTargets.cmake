@@ -22,7 +22,9 @@ function(pare_link_onednn target)
   target_sources(${target} PRIVATE ${onednn_sources})
   get_target_property(onednn_include DNNL::dnnl INTERFACE_INCLUDE_DIRECTORIES)
   target_include_directories(${target} BEFORE PRIVATE ${onednn_include})
-  target_link_libraries(${target} PRIVATE DNNL::dnnl)
+  # oneDNN and LibTorch share one OpenMP runtime; its team size is set for each call.
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  target_link_libraries(${target} PRIVATE DNNL::dnnl OpenMP::OpenMP_CXX)
   target_compile_definitions(${target} PRIVATE PARE_HAS_ONEDNN=1)
 endfunction()
 

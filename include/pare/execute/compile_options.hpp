@@ -1,0 +1,27 @@
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstddef>
+#include <map>
+#include <string>
+
+#include "pare/version.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// How a model is compiled. int8 is not an option here: it is what the model's fake-quantize nodes ask for.
+struct CompileOptions {
+  /// Precision of what is not quantized: `at::kFloat` or `at::kBFloat16`.
+  c10::ScalarType dtype = c10::ScalarType::Float;
+  /// Threads of one call; 0: as many as LibTorch uses (`at::get_num_threads()`).
+  int threads = 0;
+  /// Exceptions to `dtype` by layer name (a node's name, see `Node::name`): mixed precision.
+  std::map<std::string, c10::ScalarType> node_precision;
+  /// How many plans (one for each combination of input sizes) are kept; the least recently used goes first.
+  std::size_t plans = 8;
+  /// Keep latency in bounds when another process takes one of the cores: see `docs/design/execution.md`.
+  bool yield_to_neighbours = true;
+};
+
+PARE_NAMESPACE_END

@@ -1,0 +1,56 @@
+#include <c10/core/InferenceMode.h>
+
+#include "execute/executor.hpp"
+#include "pare/graph/interpreter.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+/// The reference interpreter behind the compiled interface: fake-quantize nodes stay simulated.
+class AtenExecutor final : public Executor {
+ public:
+  AtenExecutor(const Model& model, std::string reason) : model_(model), reason_(std::move(reason)) {
+    if (model_.is_training()) model_.eval();
+    model_.detach_weights();
+  }
+
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
+    const at::NoGradGuard no_grad;
+    return model_.run(inputs, tap);
+  }
+
+  ExecutionReport report() const override {
+    ExecutionReport report{.backend = "ATen: " + reason_, .rows = {}};
+    for (const auto id : model_.graph().nodes()) {
+      const auto& node = model_.graph().node(id);
+      if (node.condition == Condition::Training) continue;
+      report.rows.push_back({.name = node.name,
+                             .op = node.op.name(),
+                             .fused = {},
+                             .precision = "float32",
+                             .implementation = "aten",
+                             .reason = reason_});
+    }
+    return report;
+  }
+
+  std::size_t weight_bytes() const override {
+    std::size_t bytes = 0;
+    for (const auto& [path, weight] : model_.weights()) bytes += weight.tensor.nbytes();
+    return bytes;
+  }
+  std::size_t resident_bytes() const override { return weight_bytes(); }
+
+ private:
+  Model model_;
+  std::string reason_;
+};
+
+}  // namespace
+
+std::shared_ptr<Executor> make_aten_executor(const Model& model, std::string reason) {
+  return std::make_shared<AtenExecutor>(model, std::move(reason));
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,68 @@
+#include "pare/execute/compile.hpp"
+
+#include <algorithm>
+
+#include "execute/executor.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+std::vector<at::Tensor> CompiledModel::run(const std::vector<at::Tensor>& inputs, const Tap& tap) const {
+  return executor_->run(inputs, tap);
+}
+
+ExecutionReport CompiledModel::report() const { return executor_->report(); }
+std::size_t CompiledModel::weight_bytes() const { return executor_->weight_bytes(); }
+std::size_t CompiledModel::resident_bytes() const { return executor_->resident_bytes(); }
+
+at::Tensor CompiledModel::only(std::vector<at::Tensor> outputs) {
+  if (outputs.size() != 1)
+    fail("pare.run.107", "", "the model has {} outputs: call run() for all of them", outputs.size());
+  return std::move(outputs.front());
+}
+
+std::string ExecutionReport::text() const {
+  std::size_t name = 4, op = 2, kernel = 6;
+  for (const auto& row : rows) {
+    name = std::max(name, row.name.size());
+    op = std::max(op, row.op.size());
+    kernel = std::max(kernel, row.implementation.size());
+  }
+  std::string result = fmt::format("backend: {}\n", backend);
+  for (const auto& row : rows) {
+    result += fmt::format("{:<{}}  {:<{}}  {:<8}  {:<{}}", row.name, name, row.op, op, row.precision,
+                          row.implementation, kernel);
+    if (!row.fused.empty()) result += "  + " + row.fused;
+    if (!row.reason.empty()) result += "  (" + row.reason + ")";
+    result += '\n';
+  }
+  return result;
+}
+
+namespace {
+
+void check(const CompileOptions& options) {
+  const auto supported = [](c10::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; };
+  if (!supported(options.dtype))
+    fail("pare.execute.101", "dtype", "{} is not a compute precision: use float32 or bfloat16, and fake-quantize for int8",
+         c10::toString(options.dtype));
+  for (const auto& [name, type] : options.node_precision)
+    if (!supported(type))
+      fail("pare.execute.101", name, "{} is not a compute precision: use float32 or bfloat16", c10::toString(type));
+  if (options.threads < 0 || options.threads > 4096)
+    fail("pare.execute.101", "threads", "{} threads are out of range: 0 (LibTorch's number) to 4096", options.threads);
+  if (options.plans == 0) fail("pare.execute.101", "plans", "at least one plan must be kept");
+}
+
+}  // namespace
+
+CompiledModel compile(const Model& model, const CompileOptions& options) {
+  check(options);
+#ifdef PARE_HAS_ONEDNN
+  return CompiledModel(make_onednn_executor(model, options));
+#else
+  return CompiledModel(make_aten_executor(model, "this build has no oneDNN"));
+#endif
+}
+
+PARE_NAMESPACE_END

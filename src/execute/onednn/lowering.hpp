@@ -1,0 +1,73 @@
+#pragma once
+
+#include <set>
+#include <vector>
+
+#include "execute/onednn/program.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Turns a graph into a `Program`: aliases resolved, constants folded, regions fused, fake-quantize nodes turned into
+/// integer values.
+class Lowering {
+ public:
+  Lowering(const Model& model, const CompileOptions& options);
+  Program run();
+
+ private:
+  // Facts about values (lowering.cpp).
+  void find_aliases();
+  void find_paddings();
+  void absorb_quantizations();
+  void use_signed_products();
+  std::optional<Quantization> quantization_of(const Node& fake_quantize) const;
+  std::optional<Quantization> passed_on(const Node& node) const;
+  bool is_constant(ValueId value) const;
+  const at::Tensor& constant(ValueId value);
+  std::optional<double> scalar(const Operand& operand);
+  ValueId root(ValueId value) const { return program_.root_of(value); }
+  ValueId input(const Node& node, std::size_t position) const { return root(node.input(position)); }
+  const TensorType& type(ValueId value) const { return graph_.value(value).type; }
+  std::vector<NodeId> users(ValueId root) const;
+  bool is_output(ValueId root) const;
+
+  // Steps (lower_regions.cpp, lower_nodes.cpp).
+  void lower_region(const FusedRegion& region);
+  bool lower_convolution(const FusedRegion& region, ProgramStep& step);
+  bool lower_linear(const FusedRegion& region, ProgramStep& step);
+  bool lower_product(const FusedRegion& region, ProgramStep& step);
+  bool lower_followers(const FusedRegion& region, ProgramStep& step);
+  void extend_product(ProgramStep& step);
+  struct Kernel {
+    at::Tensor tensor;          // float, or integers
+    std::vector<float> scales;  // of integers
+    at::Tensor bias;
+  };
+  Kernel kernel_of(const FusedRegion& region, std::int64_t out_axis, bool want_integers);
+  void lower_node(const Node& node);
+  bool lower_elementwise(const Node& node, ProgramStep& step);
+  bool lower_binary(const Node& node, ProgramStep& step);
+  bool lower_pooling(const Node& node, ProgramStep& step);
+  bool lower_mean(const Node& node, ProgramStep& step);
+  bool lower_normalization(const Node& node, ProgramStep& step);
+  bool lower_embedding(const Node& node, ProgramStep& step);
+  void lower_attention(const Node& node);
+  bool activation(const Node& node, PostOp& post);
+  void finish(ProgramStep step, ValueId result);
+  void run_on_aten(const Node& node, std::string reason);
+
+  const Model& model_;
+  const CompileOptions& options_;
+  Program program_;
+  const Graph& graph_;
+  std::vector<bool> done_;                                        // by NodeId: absorbed by a step
+  std::unordered_map<std::size_t, at::Tensor> folded_;            // by ValueId
+  std::unordered_map<std::size_t, NodeId> quantizer_;             // by ValueId: the fake-quantize that stores it
+  struct Padding {
+    ValueId source;
+    dnnl::memory::dims before, after;
+  };
+  std::unordered_map<std::size_t, Padding> paddings_;  // by ValueId: zero padding that convolutions take in
+};
+
+PARE_NAMESPACE_END

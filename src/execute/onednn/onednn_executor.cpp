@@ -1,0 +1,164 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "execute/executor.hpp"
+#include "execute/onednn/plan.hpp"
+#include "execute/onednn/program.hpp"
+#include "pare/graph/interpreter.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+/// This thread's OpenMP team size for the length of a call.
+class TeamSize {
+ public:
+  explicit TeamSize(int threads) : before_(omp_get_max_threads()) {
+    if (threads != before_) omp_set_num_threads(threads);
+    threads_ = threads;
+  }
+  ~TeamSize() {
+    if (threads_ != before_) omp_set_num_threads(before_);
+  }
+  TeamSize(const TeamSize&) = delete;
+  TeamSize& operator=(const TeamSize&) = delete;
+
+ private:
+  int before_, threads_;
+};
+
+/// Plans by input sizes, and idle instances of each.
+class OnednnExecutor final : public Executor {
+ public:
+  OnednnExecutor(const Model& model, const CompileOptions& options)
+      : options_(options), threads_(options.threads > 0 ? options.threads : at::get_num_threads()) {
+    const at::NoGradGuard no_grad;
+    program_ = std::make_shared<const Program>(lower(model, options));
+    const TeamSize team(threads_);
+    plan_for(program_->graph.example_dims(), false);
+  }
+
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
+    const at::NoGradGuard no_grad;
+    const auto dims = Interpreter::bind_dims(program_->graph, inputs);
+    const TeamSize team(threads_);
+    auto entry = plan_for(dims, static_cast<bool>(tap));
+    auto instance = entry->take();
+    auto results = instance->run(inputs, tap);
+    entry->give_back(std::move(instance));
+    return results;
+  }
+
+  ExecutionReport report() const override {
+    const auto* version = dnnl::version();
+    ExecutionReport report{
+        .backend = fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch), .rows = {}};
+    const std::lock_guard lock(mutex_);
+    if (!entries_.empty()) report.rows = entries_.front()->plan->rows;
+    return report;
+  }
+
+  std::size_t weight_bytes() const override { return stored_bytes(false); }
+  std::size_t resident_bytes() const override {
+    auto bytes = stored_bytes(true);
+    const std::lock_guard lock(mutex_);
+    for (const auto& entry : entries_) bytes += entry->plan->arena_bytes * entry->instances();
+    return bytes;
+  }
+
+ private:
+  struct Entry {
+    std::vector<std::int64_t> dims;
+    bool tapped = false;
+    std::shared_ptr<const Plan> plan;
+    std::mutex mutex;
+    std::vector<std::unique_ptr<PlanInstance>> idle;
+    std::size_t made = 0;
+
+    std::unique_ptr<PlanInstance> take() {
+      {
+        const std::lock_guard lock(mutex);
+        if (!idle.empty()) {
+          auto instance = std::move(idle.back());
+          idle.pop_back();
+          return instance;
+        }
+        ++made;
+      }
+      return std::make_unique<PlanInstance>(plan);
+    }
+    void give_back(std::unique_ptr<PlanInstance> instance) {
+      const std::lock_guard lock(mutex);
+      idle.push_back(std::move(instance));
+    }
+    std::size_t instances() {
+      const std::lock_guard lock(mutex);
+      return made;
+    }
+  };
+
+  std::shared_ptr<Entry> plan_for(const std::vector<std::int64_t>& dims, bool tapped) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (auto found = find(dims, tapped)) return found;
+    }
+    // Built outside the table's lock: other sizes go on meanwhile. Weights are packed under locks of their own.
+    const std::lock_guard building(building_);
+    {
+      const std::lock_guard lock(mutex_);
+      if (auto found = find(dims, tapped)) return found;
+    }
+    auto entry = std::make_shared<Entry>();
+    entry->dims = dims;
+    entry->tapped = tapped;
+    entry->plan = build_plan(program_, dims, tapped);
+    const std::lock_guard lock(mutex_);
+    entries_.push_front(entry);
+    while (entries_.size() > options_.plans) entries_.pop_back();
+    return entry;
+  }
+
+  std::shared_ptr<Entry> find(const std::vector<std::int64_t>& dims, bool tapped) {
+    for (auto it = entries_.begin(); it != entries_.end(); ++it)
+      if ((*it)->dims == dims && (*it)->tapped == tapped) {
+        entries_.splice(entries_.begin(), entries_, it);
+        return entries_.front();
+      }
+    return nullptr;
+  }
+
+  std::size_t stored_bytes(bool every_layout) const {
+    std::size_t bytes = 0;
+    for (const auto& step : program_->steps) {
+      if (step.weights) bytes += every_layout ? step.weights->resident_bytes() : step.weights->payload_bytes();
+      for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table, &step.table_scale})
+        if (tensor->defined()) bytes += tensor->nbytes();
+    }
+    std::set<const void*> seen;
+    for (const auto& [value, tensor] : program_->constants)
+      if (tensor.defined() && seen.insert(tensor.data_ptr()).second) bytes += tensor.nbytes();
+    return bytes;
+  }
+
+  CompileOptions options_;
+  int threads_;
+  std::shared_ptr<const Program> program_;
+  mutable std::mutex mutex_;
+  std::mutex building_;
+  std::list<std::shared_ptr<Entry>> entries_;  // most recently used first
+};
+
+}  // namespace
+
+std::shared_ptr<Executor> make_onednn_executor(const Model& model, const CompileOptions& options) {
+  return std::make_shared<OnednnExecutor>(model, options);
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,119 @@
+#include "execute/onednn/packed_weights.hpp"
+
+#include <ATen/Functions.h>
+
+#include <algorithm>
+#include <cstring>
+
+PARE_NAMESPACE_BEGIN
+
+using dnnl::memory;
+
+const dnnl::engine& cpu_engine() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+namespace {
+
+memory::dims row_major(const memory::dims& dims) {
+  memory::dims strides(dims.size(), 1);
+  for (std::size_t i = dims.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<memory::dim>(dims[i], 1);
+  return strides;
+}
+
+/// Calls `visit(offset in the plain tensor, offset in the packed one)` for every element of a blocked layout: outer
+/// strides count blocks, inner blocks are dense and listed from the outermost.
+template <class Visit>
+void each_element(const memory::desc& layout, const Visit& visit) {
+  const auto dims = layout.get_dims(), strides = layout.get_strides(), plain = row_major(dims);
+  const auto blocks = layout.get_inner_blks(), of_dim = layout.get_inner_idxs();
+  memory::dims index(dims.size(), 0);
+  memory::dim count = 1;
+  for (const auto size : dims) count *= size;
+  for (memory::dim n = 0; n < count; ++n) {
+    memory::dim source = 0, target = 0, inner = 1;
+    auto outer = index;
+    for (std::size_t d = 0; d < dims.size(); ++d) source += index[d] * plain[d];
+    for (std::size_t b = blocks.size(); b-- > 0;) {
+      const auto d = static_cast<std::size_t>(of_dim[b]);
+      target += outer[d] % blocks[b] * inner;
+      outer[d] /= blocks[b];
+      inner *= blocks[b];
+    }
+    for (std::size_t d = 0; d < dims.size(); ++d) target += outer[d] * strides[d];
+    visit(source, target);
+    for (std::size_t d = dims.size(); d-- > 0 && ++index[d] == dims[d];) index[d] = 0;
+  }
+}
+
+}  // namespace
+
+PackedWeights::PackedWeights(at::Tensor plain, memory::dims dims, std::vector<float> scales, at::Tensor bias)
+    : plain_(std::move(plain)), dims_(std::move(dims)), scales_(std::move(scales)), bias_(std::move(bias)) {
+  if (!scales_.empty()) {
+    scale_memory_ = memory({{static_cast<memory::dim>(scales_.size())}, memory::data_type::f32, memory::format_tag::a},
+                           cpu_engine(), scales_.data());
+  }
+}
+
+memory::data_type PackedWeights::plain_type() const noexcept {
+  return is_integer() ? memory::data_type::s8 : memory::data_type::f32;
+}
+
+std::vector<memory::desc> PackedWeights::layouts() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<memory::desc> layouts;
+  for (const auto& packed : packed_) layouts.push_back(packed.get_desc());
+  return layouts;
+}
+
+at::Tensor PackedWeights::plain() const {
+  if (plain_.defined()) return plain_;
+  // Compensation for zero points lies behind the weights themselves, so a plain copy can always be read back.
+  const auto& source = packed_.front();
+  const auto type = source.get_desc().get_data_type();
+  auto result = at::empty(dims_, type == memory::data_type::s8     ? at::kChar
+                                 : type == memory::data_type::bf16 ? at::kBFloat16
+                                                                   : at::kFloat);
+  const auto bytes = result.element_size();
+  const auto* from = static_cast<const char*>(source.get_data_handle());
+  auto* to = static_cast<char*>(result.data_ptr());
+  each_element(source.get_desc(), [&](memory::dim plain_offset, memory::dim packed_offset) {
+    std::memcpy(to + plain_offset * bytes, from + packed_offset * bytes, static_cast<std::size_t>(bytes));
+  });
+  return is_integer() ? result : result.to(at::kFloat);
+}
+
+memory PackedWeights::packed(const memory::desc& wanted) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& packed : packed_)
+    if (packed.get_desc() == wanted) return packed;
+  auto source = plain();
+  memory plain_memory({dims_, plain_type(), row_major(dims_)}, cpu_engine(), source.data_ptr());
+  memory result(wanted, cpu_engine());
+  dnnl::primitive_attr attr;
+  dnnl::stream stream(cpu_engine());
+  dnnl::reorder(dnnl::reorder::primitive_desc(cpu_engine(), plain_memory.get_desc(), cpu_engine(), wanted, attr))
+      .execute(stream, plain_memory, result);
+  stream.wait();
+  packed_.push_back(result);
+  plain_ = at::Tensor();
+  return result;
+}
+
+std::size_t PackedWeights::payload_bytes() const {
+  const std::lock_guard lock(mutex_);
+  std::size_t bytes = plain_.defined() ? plain_.nbytes() : packed_.front().get_desc().get_size();
+  for (const auto& packed : packed_) bytes = std::min(bytes, packed.get_desc().get_size());
+  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0);
+}
+
+std::size_t PackedWeights::resident_bytes() const {
+  const std::lock_guard lock(mutex_);
+  std::size_t bytes = plain_.defined() ? plain_.nbytes() : 0;
+  for (const auto& packed : packed_) bytes += packed.get_desc().get_size();
+  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0);
+}
+
+PARE_NAMESPACE_END

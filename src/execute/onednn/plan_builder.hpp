@@ -1,0 +1,103 @@
+#pragma once
+
+#include <map>
+
+#include "execute/onednn/plan.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Builds a `Plan`: chooses kernels and layouts step by step, reorders where the next kernel wants another layout.
+class PlanBuilder {
+ public:
+  PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped);
+  std::shared_ptr<const Plan> build();
+
+ private:
+  using desc = dnnl::memory::desc;
+  using data_type = dnnl::memory::data_type;
+
+  /// One way in which a value is stored.
+  struct Stored {
+    desc layout;
+    int buffer = -1;
+    std::size_t offset = 0;
+    int tensor = -1;  ///< held by a tensor made while running (layout assumed row-major)
+  };
+
+  // Values (plan_values.cpp).
+  dnnl::memory::dims sizes(ValueId value) const;
+  const std::optional<Quantization>& quantization(ValueId value) const;
+  Stored& stored(ValueId value);
+  Stored in_layout(ValueId value, const desc& layout);
+  Stored typed(ValueId value, data_type type);
+  Stored row_major(ValueId value, data_type type);
+  Stored shaped(ValueId value, data_type type, const dnnl::memory::dims& dims);
+  int tensor_of(ValueId value, bool dense = false);
+  void quantize_result(ValueId value);
+  bool run_view(const ProgramStep& step, const Stored& source);
+  data_type native_type(ValueId value, const ProgramStep& step) const;
+  void store(ValueId value, Stored stored);
+  Stored allocate(const desc& layout);
+  void reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
+               const std::optional<Quantization>& write);
+  bool is_last_use(int buffer, ValueId but) const;
+  int tensor_for(const Stored& stored, const dnnl::memory::dims& dims);
+  int new_buffer(PlanBuffer buffer);
+  dnnl::memory scalar(float value);
+  dnnl::memory scalar(std::int32_t value);
+
+  // Calls.
+  PlanArgument argument(int number, const Stored& stored) const { return {number, stored.layout, stored.buffer, stored.offset, {}}; }
+  PlanArgument argument(int number, dnnl::memory constant) const { return {number, {}, -1, 0, std::move(constant)}; }
+  void call(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& description,
+            std::vector<PlanArgument> arguments);
+  void call(std::function<void(PlanInstance&)> function, const std::vector<int>& buffers,
+            const std::vector<int>& tensors = {});
+
+  // Steps (plan_kernels.cpp, plan_elementwise.cpp, plan_other.cpp).
+  struct Epilogue {
+    dnnl::primitive_attr attr;
+    std::vector<PlanArgument> arguments;
+    std::optional<Stored> in_place;  ///< the residual's memory, which the result takes over
+    std::optional<Stored> copied;    ///< an integer residual to be copied into the result first
+  };
+  Epilogue epilogue(const ProgramStep& step, data_type type, const desc& layout, const std::vector<Stored>& sources);
+  void integer_arguments(const ProgramStep& step, Epilogue& epilogue, data_type type);
+  void emit(const ProgramStep& step);
+  void emit_convolution(const ProgramStep& step);
+  void emit_deconvolution(const ProgramStep& step);
+  void emit_linear(const ProgramStep& step);
+  void emit_product(const ProgramStep& step);
+  void emit_binary(const ProgramStep& step);
+  void emit_eltwise(const ProgramStep& step);
+  void emit_pooling(const ProgramStep& step);
+  void emit_mean(const ProgramStep& step);
+  void emit_layer_norm(const ProgramStep& step);
+  void emit_softmax(const ProgramStep& step);
+  void emit_concat(const ProgramStep& step);
+  void emit_quantize(const ProgramStep& step);
+  void emit_embedding(const ProgramStep& step);
+  void emit_view(const ProgramStep& step);
+  void emit_aten(const ProgramStep& step);
+  void emit_tap(const ProgramStep& step);
+  void finish_outputs();
+  void finish_lives();
+  void row(const ProgramStep& step, std::string implementation, std::string_view precision);
+  std::string_view precision_of(const ProgramStep& step, bool integers) const;
+  dnnl::memory::dims transposed_strides(ValueId value) const;
+  bool reads_integers(const ProgramStep& step) const;
+  dnnl::memory weights_for(const ProgramStep& step, const desc& wanted);
+
+  std::shared_ptr<Plan> plan_;
+  const Program& program_;
+  const Graph& graph_;
+  bool tapped_;
+  std::size_t position_ = 0;                          // of the step being emitted
+  std::vector<std::vector<Stored>> values_;           // by ValueId; the first is how it was made
+  std::vector<std::size_t> last_use_;                 // by ValueId: step
+  std::vector<int> use_count_;                        // by ValueId
+  std::map<std::pair<int, std::size_t>, int> tensor_views_;
+  std::vector<std::pair<std::size_t, int>> tensor_uses_;  // call, tensor
+};
+
+PARE_NAMESPACE_END

@@ -1,0 +1,320 @@
+// Elementwise steps, pooling, normalization, softmax, concatenation, quantization.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "execute/onednn/layout.hpp"
+#include "execute/onednn/plan_builder.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+using dnnl::memory;
+using desc = memory::desc;
+
+void PlanBuilder::emit_eltwise(const ProgramStep& step) {
+  const auto output = step.outputs[0];
+  const auto type = onednn_type(step.dtype);
+  const auto source = typed(step.inputs[0], type);
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                                          step.algorithm, source.layout, source.layout, step.alpha,
+                                                          step.beta, attr);
+  const bool in_place = source.offset == 0 && is_last_use(source.buffer, step.inputs[0]);
+  const auto result = in_place ? Stored{source.layout, source.buffer, 0, -1} : allocate(source.layout);
+  call(dnnl::eltwise_forward(description), description,
+       {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result)});
+  row(step, description.impl_info_str(), precision_of(step, false));
+  store(output, result);
+  quantize_result(output);
+}
+
+void PlanBuilder::emit_binary(const ProgramStep& step) {
+  const auto output = step.outputs[0];
+  const auto dims = sizes(output);
+  const auto& left_grid = quantization(step.inputs[0]);
+  const auto& right_grid = quantization(step.inputs[1]);
+  auto left = stored(step.inputs[0]);
+  const bool constant = program_.constants.contains(index(step.inputs[1]));
+  const bool integers = step.algorithm == dnnl::algorithm::binary_add && left_grid && right_grid &&
+                        is_integer(left.layout.get_data_type()) && quantization(output) &&
+                        sizes(step.inputs[1]) == dims && is_plain(left.layout);
+  const auto type = integers ? quantization(output)->type() : onednn_type(step.dtype);
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  std::vector<PlanArgument> arguments;
+  dnnl::post_ops ops;
+  Stored right;
+  if (integers) {
+    right = in_layout(step.inputs[1], desc(dims, right_grid->type(), left.layout.get_strides()));
+    attr.set_scales_mask(DNNL_ARG_SRC_0, 0);
+    attr.set_scales_mask(DNNL_ARG_SRC_1, 0);
+    arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC_0, scalar(left_grid->scale)));
+    arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC_1, scalar(right_grid->scale)));
+    // The kernel knows no zero points: their part of the sum is a constant.
+    const auto shift = -(left_grid->scale * static_cast<float>(left_grid->zero_point) +
+                         right_grid->scale * static_cast<float>(right_grid->zero_point));
+    if (shift != 0) ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1, shift);
+  } else {
+    left = typed(step.inputs[0], type);
+    auto right_dims = sizes(step.inputs[1]);
+    right_dims.insert(right_dims.begin(), dims.size() - right_dims.size(), 1);
+    if (right_dims == dims && !constant) {
+      right = is_plain(left.layout) ? in_layout(step.inputs[1], desc(dims, type, left.layout.get_strides()))
+                                    : in_layout(step.inputs[1], left.layout);
+    } else {
+      right = shaped(step.inputs[1], constant ? data_type::f32 : type, right_dims);
+    }
+  }
+  for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
+  if (integers) {
+    const auto& grid = *quantization(output);
+    ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1 / grid.scale, static_cast<float>(grid.zero_point));
+  }
+  attr.set_post_ops(ops);
+  const desc layout = integers ? desc(dims, type, left.layout.get_strides()) : left.layout;
+  const dnnl::binary::primitive_desc description(cpu_engine(), step.algorithm, left.layout, right.layout, layout, attr);
+  const auto result = allocate(layout);
+  arguments.push_back(argument(DNNL_ARG_SRC_0, left));
+  arguments.push_back(argument(DNNL_ARG_SRC_1, right));
+  arguments.push_back(argument(DNNL_ARG_DST, result));
+  call(dnnl::binary(description), description, std::move(arguments));
+  row(step, description.impl_info_str(), precision_of(step, integers));
+  store(output, result);
+  quantize_result(output);
+}
+
+void PlanBuilder::emit_pooling(const ProgramStep& step) {
+  const auto input = step.inputs[0], output = step.outputs[0];
+  const bool max = step.algorithm == dnnl::algorithm::pooling_max;
+  const bool integers = max && quantization(input) && quantization(output) == quantization(input);
+  auto source = integers ? typed(input, quantization(input)->type()) : typed(input, onednn_type(step.dtype));
+  const auto& window = step.window;
+  auto dilation = window.dilation;
+  for (auto& one : dilation) --one;
+  // Floor mode drops what does not fill a window: the padding behind may be less than stated.
+  auto after = window.pads_after;
+  const auto source_dims = sizes(input), dims = sizes(output);
+  for (std::size_t d = 0; d < after.size(); ++d)
+    after[d] = (dims[d + 2] - 1) * window.strides[d] + (window.kernel[d] - 1) * window.dilation[d] + 1 -
+               source_dims[d + 2] - window.pads_before[d];
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const auto type = source.layout.get_data_type();
+  const auto describe = [&](const desc& layout) {
+    return dnnl::pooling_forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference, step.algorithm, layout,
+                                                 desc(dims, type, memory::format_tag::any), window.strides, window.kernel,
+                                                 dilation, window.pads_before, after, attr, true);
+  };
+  auto description = describe(source.layout);
+  if (!description || std::string(description.impl_info_str()).find("ref") != std::string::npos) {
+    const desc channels_last(source_dims, type, channels_last_strides(source_dims));
+    if (const auto other = describe(channels_last)) {
+      description = other;
+      source = in_layout(input, channels_last);
+    }
+  }
+  const auto result = allocate(description.dst_desc());
+  call(dnnl::pooling_forward(description), description,
+       {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result)});
+  row(step, description.impl_info_str(), precision_of(step, integers));
+  store(output, result);
+  quantize_result(output);
+}
+
+namespace {
+
+struct MeanShape {
+  std::int64_t images, channels, points;
+  std::int64_t image_stride, channel_stride, point_stride;
+};
+
+template <class T, class Sum>
+void sum_points(const T* source, const MeanShape& shape, Sum* sums) {
+  std::fill(sums, sums + shape.channels, Sum{});
+  if (shape.channel_stride == 1) {
+    for (std::int64_t p = 0; p < shape.points; ++p) {
+      const auto* row = source + p * shape.point_stride;
+      for (std::int64_t c = 0; c < shape.channels; ++c) sums[c] += static_cast<Sum>(row[c]);
+    }
+  } else {
+    for (std::int64_t c = 0; c < shape.channels; ++c)
+      for (std::int64_t p = 0; p < shape.points; ++p)
+        sums[c] += static_cast<Sum>(source[c * shape.channel_stride + p * shape.point_stride]);
+  }
+}
+
+template <class T, class Sum>
+void mean_points(const char* source, char* result, const MeanShape& shape, const std::optional<Quantization>& read,
+                 const std::optional<Quantization>& write) {
+  std::vector<Sum> sums(static_cast<std::size_t>(shape.channels));
+  const float scale = (read ? read->scale : 1.F) / static_cast<float>(shape.points);
+  const float shift = read ? read->scale * static_cast<float>(read->zero_point) : 0.F;
+  for (std::int64_t n = 0; n < shape.images; ++n) {
+    sum_points(reinterpret_cast<const T*>(source) + n * shape.image_stride, shape, sums.data());
+    if (!write) {
+      auto* to = reinterpret_cast<float*>(result) + n * shape.channels;
+      for (std::int64_t c = 0; c < shape.channels; ++c)
+        to[c] = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
+      continue;
+    }
+    const float inverse = 1.F / write->scale, low = write->is_signed ? -128.F : 0.F, high = write->is_signed ? 127.F : 255.F;
+    auto* to = reinterpret_cast<std::uint8_t*>(result) + n * shape.channels;
+    for (std::int64_t c = 0; c < shape.channels; ++c) {
+      const float real = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
+      const float grid = std::nearbyint(real * inverse) + static_cast<float>(write->zero_point);
+      to[c] = static_cast<std::uint8_t>(static_cast<int>(std::clamp(grid, low, high)));
+    }
+  }
+}
+
+}  // namespace
+
+// The mean over an image: oneDNN's pooling knows no scales, and the sum is exact in integers.
+void PlanBuilder::emit_mean(const ProgramStep& step) {
+  const auto input = step.inputs[0], output = step.outputs[0];
+  auto source = stored(input);
+  if (source.layout.get_data_type() == data_type::bf16 || !is_plain(source.layout)) {
+    const auto type = quantization(input) && is_integer(source.layout.get_data_type()) ? quantization(input)->type()
+                                                                                      : data_type::f32;
+    const auto dims = source.layout.get_dims();
+    source = in_layout(input, desc(dims, type, channels_last_strides(dims)));
+  }
+  const auto dims = source.layout.get_dims(), strides = source.layout.get_strides();
+  MeanShape shape{dims[0], dims[1], 1, strides[0], strides[1], strides.back()};
+  for (std::size_t d = 2; d < dims.size(); ++d) shape.points *= dims[d];
+  for (std::size_t d = dims.size() - 1; d > 2; --d)
+    if (strides[d - 1] != strides[d] * dims[d]) {  // a slice: make it dense first
+      source = in_layout(input, desc(dims, source.layout.get_data_type(), channels_last_strides(dims)));
+      const auto dense = source.layout.get_strides();
+      shape = {dims[0], dims[1], shape.points, dense[0], dense[1], dense.back()};
+      break;
+    }
+  if (dims.back() == 1 && dims.size() > 3) shape.point_stride = strides[dims.size() - 2];
+  const auto type = source.layout.get_data_type();
+  const auto read = is_integer(type) ? quantization(input) : std::nullopt;
+  const auto write = quantization(output);
+  const auto result_dims = sizes(output);
+  const auto result =
+      allocate(desc(result_dims, write ? write->type() : data_type::f32, row_major_strides(result_dims)));
+  call(
+      [=](PlanInstance& instance) {
+        const auto* from = instance.pointer(source.buffer) + source.offset;
+        auto* to = instance.pointer(result.buffer) + result.offset;
+        if (type == data_type::u8) {
+          mean_points<std::uint8_t, std::int32_t>(from, to, shape, read, write);
+        } else if (type == data_type::s8) {
+          mean_points<std::int8_t, std::int32_t>(from, to, shape, read, write);
+        } else {
+          mean_points<float, float>(from, to, shape, read, write);
+        }
+      },
+      {source.buffer, result.buffer});
+  row(step, "spatial_mean", precision_of(step, read.has_value()));
+  store(output, result);
+}
+
+void PlanBuilder::emit_layer_norm(const ProgramStep& step) {
+  const auto input = step.inputs[0], output = step.outputs[0];
+  const auto dims = sizes(input);
+  const auto type = onednn_type(step.dtype);
+  const memory::dims rows{[&] {
+                            memory::dim count = 1;
+                            for (std::size_t d = 0; d + 1 < dims.size(); ++d) count *= dims[d];
+                            return count;
+                          }(),
+                          dims.back()};
+  const auto source = shaped(input, type, rows);
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const desc layout(rows, type, row_major_strides(rows));
+  const dnnl::layer_normalization_forward::primitive_desc description(
+      cpu_engine(), dnnl::prop_kind::forward_inference, source.layout, layout, step.alpha,
+      dnnl::normalization_flags::use_scale | dnnl::normalization_flags::use_shift, attr);
+  auto result = allocate(layout);
+  const memory::dims channels{dims.back()};
+  const desc parameter(channels, data_type::f32, memory::format_tag::a);
+  call(dnnl::layer_normalization_forward(description), description,
+       {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result),
+        argument(DNNL_ARG_SCALE, memory(parameter, cpu_engine(), step.gamma.data_ptr())),
+        argument(DNNL_ARG_SHIFT, memory(parameter, cpu_engine(), step.beta_tensor.data_ptr()))});
+  row(step, description.impl_info_str(), precision_of(step, false));
+  result.layout = desc(dims, type, row_major_strides(dims));
+  store(output, result);
+  quantize_result(output);
+}
+
+void PlanBuilder::emit_softmax(const ProgramStep& step) {
+  const auto output = step.outputs[0];
+  const auto source = typed(step.inputs[0], data_type::f32);
+  const auto& quantized = quantization(output);
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  std::vector<PlanArgument> arguments;
+  const bool integer_result = quantized && quantized->zero_point == 0;
+  const auto type = integer_result ? quantized->type() : onednn_type(step.dtype);
+  const auto layout = with_type(source.layout, type);
+  if (integer_result) {
+    attr.set_scales_mask(DNNL_ARG_DST, 0);
+    arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST, scalar(quantized->scale)));
+  }
+  const dnnl::softmax_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                                          dnnl::algorithm::softmax_accurate, source.layout, layout,
+                                                          static_cast<int>(step.axis), attr);
+  const auto result = allocate(layout);
+  arguments.push_back(argument(DNNL_ARG_SRC, source));
+  arguments.push_back(argument(DNNL_ARG_DST, result));
+  call(dnnl::softmax_forward(description), description, std::move(arguments));
+  row(step, description.impl_info_str(), precision_of(step, false));
+  store(output, result);
+  quantize_result(output);
+}
+
+void PlanBuilder::emit_concat(const ProgramStep& step) {
+  const auto output = step.outputs[0];
+  const auto type = native_type(output, step);
+  const auto& grid = quantization(output);
+  std::vector<Stored> sources;
+  std::vector<desc> layouts;
+  for (const auto value : step.inputs) {
+    Stored source;
+    if (grid && !(quantization(value) == grid)) {  // onto the common grid
+      const auto from = stored(value);
+      source = allocate(with_type(from.layout, type));
+      reorder(from, source, is_integer(from.layout.get_data_type()) ? quantization(value) : std::nullopt, grid);
+    } else {
+      source = typed(value, type);
+    }
+    sources.push_back(source);
+    layouts.push_back(source.layout);
+  }
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const dnnl::concat::primitive_desc description(cpu_engine(), static_cast<int>(step.axis), layouts, attr);
+  const auto result = allocate(description.dst_desc());
+  std::vector<PlanArgument> arguments{argument(DNNL_ARG_DST, result)};
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    arguments.push_back(argument(DNNL_ARG_MULTIPLE_SRC + static_cast<int>(i), sources[i]));
+  call(dnnl::concat(description), description, std::move(arguments));
+  row(step, description.impl_info_str(), grid ? "int8" : precision_of(step, false));
+  store(output, result);
+}
+
+void PlanBuilder::emit_quantize(const ProgramStep& step) {
+  const auto input = step.inputs[0], output = step.outputs[0];
+  const auto from = stored(input);
+  auto layout = with_type(from.layout, quantization(output)->type());
+  // Images go straight into the layout that integer convolutions read.
+  const auto dims = from.layout.get_dims();
+  if (dims.size() >= 4 && reads_row_major(from.layout))
+    layout = desc(dims, quantization(output)->type(), channels_last_strides(dims));
+  const auto result = allocate(layout);
+  reorder(from, result, is_integer(from.layout.get_data_type()) ? quantization(input) : std::nullopt,
+          quantization(output));
+  row(step, "reorder", "int8");
+  store(output, result);
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,138 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
+
+#include "execute/onednn/plan.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t rounded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+// Greedy by size: the largest buffer first, each at the lowest offset where no buffer alive with it lies.
+std::size_t assign_offsets(std::vector<PlanBuffer>& buffers) {
+  std::vector<PlanBuffer*> order, placed;
+  for (auto& buffer : buffers)
+    if (buffer.kind == PlanBuffer::Kind::Arena && buffer.first <= buffer.last) order.push_back(&buffer);
+  std::ranges::stable_sort(order, std::ranges::greater{}, &PlanBuffer::bytes);
+  std::size_t total = 0;
+  for (auto* buffer : order) {
+    std::size_t offset = 0;
+    for (const auto* other : placed) {  // by offset
+      if (other->last < buffer->first || buffer->last < other->first) continue;
+      if (offset + rounded(buffer->bytes) <= other->offset) break;
+      offset = std::max(offset, other->offset + rounded(other->bytes));
+    }
+    buffer->offset = offset;
+    total = std::max(total, offset + rounded(buffer->bytes));
+    placed.insert(std::ranges::upper_bound(placed, offset, {}, &PlanBuffer::offset), buffer);
+  }
+  return total;
+}
+
+PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
+    : plan_(std::move(plan)), arena_(nullptr, &std::free), stream_(cpu_engine()) {
+  arena_.reset(static_cast<char*>(std::aligned_alloc(4096, (plan_->arena_bytes + 8191) / 4096 * 4096)));
+  if (!arena_) throw std::bad_alloc();
+  const auto& buffers = plan_->buffers;
+  pointers_.resize(buffers.size(), nullptr);
+  bindings_.resize(buffers.size());
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    if (buffers[i].kind == PlanBuffer::Kind::Arena) pointers_[i] = arena_.get() + buffers[i].offset;
+    if (buffers[i].kind == PlanBuffer::Kind::Constant) pointers_[i] = buffers[i].pointer;
+  }
+  for (const auto& call : plan_->calls) {
+    auto& arguments = arguments_.emplace_back();
+    for (const auto& argument : call.arguments) {
+      if (argument.buffer < 0) {
+        arguments.emplace(argument.argument, argument.constant);
+        continue;
+      }
+      const auto buffer = static_cast<std::size_t>(argument.buffer);
+      auto* base = static_cast<char*>(pointers_[buffer]);
+      dnnl::memory memory(argument.layout, cpu_engine(), base ? base + argument.offset : nullptr);
+      if (!base) bindings_[buffer].push_back({memory, argument.offset});
+      arguments.emplace(argument.argument, std::move(memory));
+    }
+  }
+  tensors_.resize(plan_->tensors.size());
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const auto& tensor = plan_->tensors[i];
+    if (tensor.buffer < 0) continue;
+    if (auto* base = pointer(tensor.buffer))
+      tensors_[i] = at::from_blob(base + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
+  }
+}
+
+void PlanInstance::bind(int buffer, void* pointer) {
+  const auto at = static_cast<std::size_t>(buffer);
+  if (pointers_[at] == pointer) return;
+  pointers_[at] = pointer;
+  for (auto& binding : bindings_[at])
+    binding.memory.set_data_handle(static_cast<char*>(pointer) + binding.offset);
+}
+
+std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap) {
+  tap_ = &tap;
+  const auto& buffers = plan_->buffers;
+  std::vector<at::Tensor> kept;  // inputs made contiguous
+  std::vector<at::Tensor> results(plan_->outputs.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    if (plan_->input_tensors[i] >= 0) set_tensor(plan_->input_tensors[i], inputs[i]);
+  for (std::size_t i = 0; i < plan_->outputs.size(); ++i)
+    if (plan_->outputs[i].buffer >= 0) results[i] = at::empty(plan_->outputs[i].sizes, at::kFloat);
+  for (std::size_t b = 0; b < buffers.size(); ++b) {
+    if (buffers[b].kind == PlanBuffer::Kind::Input) {
+      kept.push_back(inputs[static_cast<std::size_t>(buffers[b].number)].contiguous());
+      bind(static_cast<int>(b), kept.back().data_ptr());
+    } else if (buffers[b].kind == PlanBuffer::Kind::Output) {
+      bind(static_cast<int>(b), results[static_cast<std::size_t>(buffers[b].number)].data_ptr());
+    }
+  }
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {  // views of outputs, where ATen reads one
+    const auto& tensor = plan_->tensors[i];
+    if (tensor.buffer >= 0 && buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Arena &&
+        buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Tensor &&
+        buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Constant)
+      tensors_[i] =
+          at::from_blob(pointer(tensor.buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
+  }
+  for (std::size_t i = 0; i < plan_->calls.size(); ++i) {
+    const auto& call = plan_->calls[i];
+    if (call.function) {
+      call.function(*this);
+    } else {
+      call.primitive.execute(stream_, arguments_[i]);
+    }
+    for (const auto number : call.releases) tensors_[static_cast<std::size_t>(number)] = at::Tensor();
+  }
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const auto& output = plan_->outputs[i];
+    if (output.constant.defined()) results[i] = output.constant.clone();
+    if (output.tensor >= 0) {
+      results[i] = tensor(output.tensor);
+      if (!results[i].defined()) continue;
+      const auto* data = static_cast<const char*>(results[i].data_ptr());
+      const bool in_arena = data >= arena_.get() && data < arena_.get() + plan_->arena_bytes;
+      results[i] = in_arena ? results[i].clone(at::MemoryFormat::Contiguous) : results[i].contiguous();
+      for (const auto& input : inputs)
+        if (input.defined() && input.storage().is_alias_of(results[i].storage())) {
+          results[i] = results[i].clone();
+          break;
+        }
+    }
+  }
+  for (std::size_t i = 0; i < tensors_.size(); ++i)
+    if (plan_->tensors[i].buffer < 0) tensors_[i] = at::Tensor();
+  tap_ = nullptr;
+  return results;
+}
+
+PARE_NAMESPACE_END

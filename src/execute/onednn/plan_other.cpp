@@ -1,0 +1,181 @@
+// Views, steps on ATen, embeddings, taps.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+
+#include "execute/onednn/layout.hpp"
+#include "execute/onednn/plan_builder.hpp"
+#include "pare/core/error.hpp"
+#include "pare/graph/interpreter.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+using dnnl::memory;
+using desc = memory::desc;
+
+namespace {
+
+// Whether a result may share its operand's memory.
+bool may_alias(const Node& node) {
+  constexpr std::array<std::string_view, 12> sometimes{
+      "aten::reshape", "aten::flatten", "aten::contiguous", "aten::to",        "aten::expand_as",   "aten::unflatten",
+      "aten::chunk",   "aten::split",   "aten::view_as",    "aten::reshape_as", "aten::broadcast_to", "aten::type_as"};
+  if (std::ranges::find(sometimes, node.op.base()) != sometimes.end()) return true;
+  const auto& returns = node.op.schema().returns();
+  return std::ranges::any_of(returns, [](const c10::Argument& one) { return one.alias_info() != nullptr; });
+}
+
+std::vector<std::int64_t> shape_of(const Graph& graph, ValueId value, const std::vector<std::int64_t>& dims) {
+  std::vector<std::int64_t> sizes;
+  for (const auto& size : graph.value(value).type.sizes) sizes.push_back(size.evaluate(dims));
+  return sizes;
+}
+
+}  // namespace
+
+// The op itself, run on a tensor without data, says where its elements lie.
+bool PlanBuilder::run_view(const ProgramStep& step, const Stored& source) {
+  const auto& node = graph_.node(step.node);
+  if (!is_plain(source.layout)) return false;
+  auto dims = sizes(step.inputs[0]);
+  auto strides = source.layout.get_strides();
+  if (dims.empty()) strides.clear();
+  const auto proxy = at::empty_strided(dims, strides, at::dtype(at::kByte).device(at::kMeta));
+  std::vector<at::Tensor> results;
+  try {
+    results = Interpreter::call(node, plan_->dims, false, [&](ValueId) { return proxy; });
+  } catch (const Error&) {
+    return false;  // `view` refuses these strides
+  }
+  for (const auto& result : results) {
+    if (!result.storage().is_alias_of(proxy.storage())) return false;
+    for (std::int64_t d = 0; d < result.dim(); ++d)
+      if (result.stride(d) < 1 && result.size(d) > 1) return false;  // broadcast
+  }
+  const auto type = source.layout.get_data_type();
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    auto to_dims = results[i].sizes().vec();
+    auto to_strides = results[i].strides().vec();
+    if (to_dims.empty()) to_dims = to_strides = {1};
+    const auto offset = source.offset + static_cast<std::size_t>(results[i].storage_offset()) * memory::data_type_size(type);
+    store(step.outputs[i], {desc(to_dims, type, to_strides), source.buffer, offset, -1});
+  }
+  return true;
+}
+
+void PlanBuilder::emit_view(const ProgramStep& step) {
+  const auto input = step.inputs[0];
+  const auto& all = values_[index(input)];
+  const auto& info = graph_.value(input);
+  const bool float_value = info.type.dtype == c10::ScalarType::Float;
+  if (!float_value || (!all.empty() && all.front().buffer < 0)) return emit_aten(step);
+  const auto at_hand = stored(input);
+  if (!run_view(step, at_hand)) {
+    const auto type = at_hand.layout.get_data_type();
+    const auto dense = row_major(input, type);
+    if (!run_view(step, dense)) return emit_aten(step);
+    row(step, "reorder", "-");
+    return;
+  }
+  row(step, "view", "-");
+}
+
+void PlanBuilder::emit_aten(const ProgramStep& step) {
+  const auto& node = graph_.node(step.node);
+  std::vector<std::pair<ValueId, int>> reads;
+  std::vector<int> tensors, buffers;
+  std::unordered_map<std::size_t, int> by_value;
+  std::unordered_map<std::size_t, at::Tensor> constants;
+  for (const auto& operand : node.operands)
+    operand.each_value([&](ValueId value) {
+      const auto from = program_.root_of(value);
+      if (const auto found = program_.constants.find(index(from)); found != program_.constants.end()) {
+        constants[index(value)] = found->second;
+        return;
+      }
+      const auto tensor = tensor_of(from, may_alias(node));
+      by_value[index(value)] = tensor;
+      tensors.push_back(tensor);
+    });
+  if (may_alias(node)) {  // the result may outlive what it was read from
+    for (const auto tensor : tensors)
+      if (const auto buffer = plan_->tensors[static_cast<std::size_t>(tensor)].buffer; buffer >= 0)
+        plan_->buffers[static_cast<std::size_t>(buffer)].last = std::numeric_limits<std::size_t>::max();
+  }
+  std::vector<int> made;
+  std::vector<std::vector<std::int64_t>> expected;
+  for (const auto output : step.outputs) {
+    made.push_back(static_cast<int>(plan_->tensors.size()));
+    plan_->tensors.push_back({});
+    expected.push_back(shape_of(graph_, output, plan_->dims));
+  }
+  auto produced = tensors;
+  produced.insert(produced.end(), made.begin(), made.end());
+  const auto id = step.node;
+  call(
+      [id, by_value, constants, made, expected](PlanInstance& instance) {
+        const auto& plan = instance.plan();
+        const auto& node = plan.program->graph.node(id);
+        auto results = Interpreter::call(node, plan.dims, false, [&](ValueId value) -> at::Tensor {
+          if (const auto found = by_value.find(index(value)); found != by_value.end())
+            return instance.tensor(found->second);
+          const auto constant = constants.find(index(value));
+          return constant == constants.end() ? at::Tensor() : constant->second;
+        });
+        for (std::size_t i = 0; i < made.size(); ++i) {
+          if (results[i].defined() && results[i].sizes() != at::IntArrayRef(expected[i]))
+            fail("pare.execute.103", node.name, "{} returned a tensor of another size than at capture: its shape depends "
+                 "on data, so the model can only run uncompiled", node.op.name());
+          instance.set_tensor(made[i], std::move(results[i]));
+        }
+      },
+      {}, produced);
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    Stored result;
+    result.tensor = made[i];
+    store(step.outputs[i], result);
+    const bool is_float = graph_.value(step.outputs[i]).type.dtype == c10::ScalarType::Float;
+    if (is_float && quantization(step.outputs[i]) && !expected[i].empty()) quantize_result(step.outputs[i]);
+  }
+  auto reported = step;
+  if (reported.reason.empty()) reported.reason = "its operand was made by ATen";
+  row(reported, "aten", "float32");
+}
+
+void PlanBuilder::emit_embedding(const ProgramStep& step) {
+  const auto ids = tensor_of(step.inputs[0]);
+  const auto output = step.outputs[0];
+  const auto made = static_cast<int>(plan_->tensors.size());
+  plan_->tensors.push_back({});
+  call(
+      [ids, made, table = step.table, scale = step.table_scale](PlanInstance& instance) {
+        const auto& indices = instance.tensor(ids);
+        const auto flat = indices.reshape({-1});
+        auto rows = at::index_select(table, 0, flat).to(at::kFloat).mul_(at::index_select(scale, 0, flat));
+        auto shape = indices.sizes().vec();
+        shape.push_back(table.size(1));
+        instance.set_tensor(made, rows.view(shape));
+      },
+      {}, {ids, made});
+  Stored result;
+  result.tensor = made;
+  store(output, result);
+  row(step, "int8_rows", "int8");
+  quantize_result(output);
+}
+
+// A copy of each result for the tap, float32 and row-major.
+void PlanBuilder::emit_tap(const ProgramStep& step) {
+  for (const auto output : step.outputs) {
+    const auto tensor = tensor_of(output);
+    call(
+        [output, tensor](PlanInstance& instance) {
+          if (const auto& value = instance.tensor(tensor); instance.tap() && value.defined())
+            instance.tap()(output, value.clone(at::MemoryFormat::Contiguous));
+        },
+        {}, {tensor});
+  }
+}
+
+PARE_NAMESPACE_END
