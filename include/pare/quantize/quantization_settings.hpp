@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pare/core/literals.hpp"
+#include "pare/graph/target.hpp"
+#include "pare/numerics/granularity.hpp"
+#include "pare/pass/context.hpp"
+#include "pare/quantize/any_observer.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// How weights become integers.
+enum class Rounding : std::uint8_t {
+  Nearest,      ///< each weight on its own
+  Compensated,  ///< later weights make up for the error of earlier ones (`CompensatedRounding`); needs calibration
+};
+
+/// What `Quantizer` was told, with its policies behind one type.
+struct QuantizationSettings {
+  AnyObserver observer;
+  AnyWeightObserver weight_observer;
+  std::vector<std::string> keep_float;
+  Bits weights;
+  Bits activations;
+  Granularity granularity;
+  bool symmetric_weights;
+  bool weight_only;
+  Rounding rounding;
+  bool correct_bias;
+  bool smooth;
+  const TargetDescription* target;
+  std::int64_t max_features;
+};
+
+/// @throws Error `pare.quantize.103` when an option is out of range
+void validate_quantization(const QuantizationSettings& settings);
+
+/// Quantizes a model as the settings say: the body of `Quantizer::run`, compiled once for all policies.
+Preserved quantize(Model& model, Context& context, const QuantizationSettings& settings);
+
+PARE_NAMESPACE_END

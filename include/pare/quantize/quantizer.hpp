@@ -1,0 +1,66 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pare/numerics/histogram_mse.hpp"
+#include "pare/quantize/quantization_settings.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Post-training quantization: float model and calibration batches in, simulated integer model out.
+///
+///     pare::Quantizer{}                                                       // int8, nothing to tune
+///     pare::Quantizer{.observer = pare::Percentile{99.9}, .keep_float = {"fc", "stem.*"}}
+///     pare::Quantizer{.granularity = pare::PerTensor{}, .rounding = pare::Rounding::Nearest}
+///     pare::Quantizer{.weight_only = true}                                    // needs no calibration
+///
+/// Before: a float graph. After: the same graph with `aten::fake_quantize_*` nodes, which `compile()` turns into
+/// integer kernels:
+/// - a fused region (layer, bias, residual sum, activation) is quantized once, at its output, and only where a layer
+///   that computes in integers reads it; outputs of the model and inputs of norms and softmax stay float;
+/// - ops that only move elements share the quantization of what they move, concatenations make their inputs share one;
+/// - weights stay float in the weight table, already on their grid, and feed a fake-quantize with their scales
+///   (`<path>.scale`, `<path>.zero_point`); weights of embeddings and recurrent layers are quantized alone.
+///
+/// The ladder: batch norms are folded, attention written out, transformers smoothed (`SmoothQuant`), then one sweep
+/// over the calibration batches gathers ranges and second moments, weights are rounded against their layer's inputs,
+/// and the error of each layer's mean output goes into its bias. Memory does not grow with the number of batches.
+///
+/// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
+/// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range,
+/// `.104` the model is quantized already, `.105` a `keep_float` pattern that fits no layer.
+template <class WeightObserver = WeightMSE, class ActivationObserver = HistogramMSE>
+struct Quantizer {
+  ActivationObserver observer = {};          ///< chooses activation ranges; copied for each value watched
+  WeightObserver weight_observer = {};       ///< chooses weight scales
+  std::vector<std::string> keep_float = {};  ///< layers left float: names, module paths, or patterns with `*` and `?`
+  Bits weights = {8};                        ///< 2 to 8; below 8 the model is for simulation
+  Bits activations = {8};                    ///< 2 to 8
+  Granularity granularity = PerChannel{};    ///< of weight scales
+  bool symmetric_weights = true;             ///< zero point 0; affine weights are for simulation
+  bool weight_only = false;                  ///< activations stay float, no calibration needed
+  Rounding rounding = Rounding::Compensated;
+  bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
+  bool smooth = true;                         ///< `SmoothQuant` before, where layer norms feed linear layers
+  const TargetDescription* target = nullptr;  ///< what is quantized and how; null: `onednn_target()`
+  std::int64_t max_features = 2400;           ///< layers with more inputs per channel are rounded to nearest: time and
+                                              ///< memory of compensated rounding grow with its square
+
+  static constexpr std::string_view kName = "Quantizer";
+
+  /// @throws Error `pare.quantize.103`
+  void validate() const { validate_quantization(settings()); }
+  Preserved run(Model& model, Context& context) { return quantize(model, context, settings()); }
+
+ private:
+  [[nodiscard]] QuantizationSettings settings() const {
+    check_observer<ActivationObserver>();
+    check_weight_observer<WeightObserver>();
+    return {AnyObserver(observer), weight_observer, keep_float,   weights, activations, granularity, symmetric_weights,
+            weight_only,           rounding,        correct_bias, smooth,  target,      max_features};
+  }
+};
+
+PARE_NAMESPACE_END

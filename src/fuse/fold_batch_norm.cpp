@@ -1,0 +1,124 @@
+#include "pare/fuse/fold_batch_norm.hpp"
+
+#include <ATen/ATen.h>
+
+#include <optional>
+
+#include "pare/graph/weight_axis.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// The tensor of an optional weight operand, in double.
+at::Tensor read(const Model& model, const Operand& operand) {
+  const auto value = operand.value();
+  return value == kNoValue ? at::Tensor() : model.weight(value).detach().to(at::kDouble);
+}
+
+bool is_table(const Graph& graph, const Operand& operand) {
+  return operand.value() == kNoValue || graph.value(operand.value()).kind == ValueKind::Weight;
+}
+
+// Why this region cannot be folded, or null.
+const char* obstacle(const Graph& graph, const FusedRegion& region) {
+  const auto& norm = graph.node(region.batch_norm);
+  if (region.weight == kNoValue || !output_axis(graph, region)) return "the weight is not read straight from the table";
+  for (const auto* argument : {"weight", "bias", "running_mean", "running_var"})
+    if (!is_table(graph, norm.operand(argument))) return "the batch norm's parameters are computed";
+  if (region.bias != kNoValue && graph.value(region.bias).kind != ValueKind::Weight) return "the bias is computed";
+  std::size_t readers = 0;
+  for (const auto& use : graph.uses(region.weight))
+    readers += use.node == kNoNode || graph.node(use.node).condition != Condition::Training ? 1U : 0U;
+  if (readers != 1) return "the weight is shared with another layer";
+  for (const auto id : region.weight_nodes)
+    if (family_of(graph.node(id).op) == OpFamily::FakeQuantize) return "the weight is quantized already";
+  return nullptr;
+}
+
+at::Tensor along(const at::Tensor& channels, const at::Tensor& weight, std::int64_t axis) {
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(weight.dim()), 1);
+  shape[static_cast<std::size_t>(axis)] = channels.numel();
+  return channels.reshape(shape);
+}
+
+// s * W along the output channels; a transposed convolution has them inside groups of its input channels.
+at::Tensor scaled(const at::Tensor& weight, const at::Tensor& scale, std::int64_t axis, std::int64_t groups) {
+  if (groups == 1 || axis == 0) return weight * along(scale, weight, axis);
+  auto sizes = weight.sizes().vec();
+  auto split = sizes;
+  split[0] /= groups;
+  split.insert(split.begin(), groups);
+  const auto grouped = weight.reshape(split);  // [groups, in / groups, out / groups, ...]
+  std::vector<std::int64_t> shape(split.size(), 1);
+  shape[0] = groups;
+  shape[2] = sizes[1];
+  return (grouped * scale.reshape(shape)).reshape(sizes);
+}
+
+void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
+  const auto& graph = model.graph();
+  const auto norm = graph.node(region.batch_norm);
+  const auto mean = read(model, norm.operand("running_mean"));
+  const auto variance = read(model, norm.operand("running_var"));
+  const auto gamma = read(model, norm.operand("weight"));
+  const auto beta = read(model, norm.operand("bias"));
+  const auto weight = model.weight(region.weight).detach();
+  const auto path = graph.value(region.weight).name;
+
+  auto scale = (variance + norm.operand("eps").number().value_or(1e-5)).rsqrt();
+  if (gamma.defined()) scale = scale * gamma;
+  auto bias = region.bias == kNoValue ? -mean : model.weight(region.bias).detach().to(at::kDouble) - mean;
+  bias = bias * scale;
+  if (beta.defined()) bias = bias + beta;
+  const auto folded = scaled(weight.to(at::kDouble), scale, *output_axis(graph, region), groups_of(graph, region))
+                          .to(weight.scalar_type());
+
+  const auto anchor = graph.node(region.anchor);
+  rewriter.set_weight(path, folded);
+  const auto value = rewriter.add_weight(
+      region.bias == kNoValue || region.bias_add != kNoNode ? norm.name + ".folded_bias" : anchor.name + ".folded_bias",
+      bias.to(weight.scalar_type()), true);
+  rewriter.replace_uses(norm.output(), norm.input(0));
+  if (region.bias_add != kNoNode) {
+    const auto add = graph.node(region.bias_add);
+    rewriter.set_operand(add.id, add.input(0) == region.bias ? 0 : 1, value);
+  } else if (anchor.is("aten::addmm")) {
+    rewriter.set_operand(anchor.id, std::size_t{0}, value);
+  } else if (anchor.op.argument("bias") >= 0) {
+    rewriter.set_operand(anchor.id, "bias", value);
+  } else {
+    const auto add = rewriter.insert_after(anchor.id, "aten::add.Tensor", {anchor.output(), value},
+                                           {graph.value(anchor.output()).type});
+    rewriter.replace_uses(anchor.output(), graph.node(add).output(), {add});
+  }
+}
+
+}  // namespace
+
+Preserved FoldBatchNorm::run(Model& model, Context& context) {
+  const at::NoGradGuard no_grad;
+  bool changed = false;
+  for (const auto& region : match_regions(model.graph())) {
+    if (region.batch_norm == kNoNode) continue;
+    if (const auto* reason = obstacle(model.graph(), region)) {
+      context.report().declined(region.batch_norm, reason);
+      continue;
+    }
+    fold(model, context.rewriter(), region);
+    context.report().done(region.batch_norm, "folded into " + model.graph().node(region.anchor).name);
+    changed = true;
+  }
+  for (const auto id : model.graph().nodes(op("aten::batch_norm"))) {
+    if (model.graph().uses(model.graph().node(id).output()).empty()) continue;
+    bool reported = false;
+    for (const auto& row : context.report().report().rows(model.graph().node(id).name))
+      reported = reported || row.pass == context.pass();
+    if (!reported) context.report().declined(id, "no layer in front of it that it could be folded into");
+  }
+  if (!changed) return Preserved::all();
+  context.rewriter().eliminate_dead();
+  return Preserved::none();
+}
+
+PARE_NAMESPACE_END

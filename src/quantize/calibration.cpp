@@ -1,0 +1,102 @@
+#include "calibration.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// A value as messages call it: the layer that computes it, or the input or weight itself.
+std::string name_of_value(const Graph& graph, ValueId value) {
+  const auto* node = graph.producer(value);
+  return node ? node->name : graph.value(value).name;
+}
+
+// Samples taken of a layer's input in one batch: enough for a stable second moment, few enough to stay cheap.
+std::int64_t sample_limit(const MatrixForm& form) { return std::max<std::int64_t>(4096, 4 * form.features); }
+
+/// The taps of one sweep.
+class Sweep {
+ public:
+  Sweep(const Model& model, const Sites& sites, const QuantizationSettings& settings)
+      : graph_(model.graph()), sites_(sites), observers_(sites.sites.size(), settings.observer) {
+    result_.forms.resize(sites.layers.size());
+    result_.moments.resize(sites.layers.size());
+    const bool wanted = settings.rounding == Rounding::Compensated || settings.correct_bias;
+    for (std::size_t i = 0; wanted && i < sites.layers.size(); ++i) {
+      const auto& layer = sites.layers[i];
+      if (layer.arithmetic == Arithmetic::Float) continue;
+      auto form = matrix_form(graph_, layer.region);
+      if (!form || form->features > settings.max_features) continue;
+      result_.forms[i] = std::move(form);
+      readers_[index(layer.region.inputs[0])].push_back(i);
+    }
+    for (const auto& site : sites.sites)
+      for (const auto value : site.values)
+        if (graph_.value(value).kind == ValueKind::Weight) see(value, model.weight(value));
+  }
+
+  void see(ValueId value, const at::Tensor& tensor) {
+    if (!tensor.defined() || tensor.numel() == 0) return;
+    if (const auto site = sites_.site_of.find(index(value)); site != sites_.site_of.end()) {
+      try {
+        observers_[site->second].observe(tensor);
+      } catch (const Error& error) {
+        if (error.id() != "pare.numerics.101") throw;
+        fail("pare.quantize.101", name_of_value(graph_, value),
+             "calibration meets a value that is NaN or infinite here; check the calibration batches and the weights");
+      }
+    }
+    if (const auto layers = readers_.find(index(value)); layers != readers_.end()) {
+      // Layers that read the same value in the same form share the work.
+      const auto first = layers->second.front();
+      for (const auto layer : layers->second) {
+        const auto& form = *result_.forms[layer];
+        if (layer != first && form.kernel.empty() && result_.forms[first]->kernel.empty()) continue;
+        result_.moments[layer].observe(features_of(form, tensor, sample_limit(form)));
+      }
+    }
+  }
+
+  Calibration finish() {
+    for (std::size_t i = 0; i < observers_.size(); ++i) {
+      const auto& site = sites_.sites[i];
+      if (observers_[i].empty())
+        fail("pare.quantize.102", name_of_value(graph_, site.values.front()),
+             "calibration never showed a value here; give at least one non-empty batch");
+      result_.sites.push_back(choose_qparams(observers_[i].range(site.grid), site.grid));
+    }
+    for (const auto& [value, layers] : readers_)
+      for (const auto layer : layers)
+        if (result_.moments[layer].empty()) result_.moments[layer] = result_.moments[layers.front()];
+    return std::move(result_);
+  }
+
+ private:
+  const Graph& graph_;
+  const Sites& sites_;
+  std::vector<AnyObserver> observers_;
+  std::unordered_map<std::size_t, std::vector<std::size_t>> readers_;  // ValueId -> layers
+  Calibration result_;
+};
+
+}  // namespace
+
+Calibration calibrate(const Model& model, Context& context, const Sites& sites, const QuantizationSettings& settings) {
+  const at::NoGradGuard no_grad;
+  Sweep sweep(model, sites, settings);
+  const auto& batches = context.calibration();
+  auto task = context.progress().start("calibrate", batches.size());
+  for (const auto& batch : batches) {
+    (void)model.run(batch, [&](ValueId value, const at::Tensor& tensor) { sweep.see(value, tensor); });
+    task.advance();
+  }
+  return sweep.finish();
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string_view>
+
+#include "pare/graph/node.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Whether `text` has the form of `pattern`: `*` stands for any characters, `?` for one.
+bool fits_pattern(std::string_view text, std::string_view pattern);
+/// Whether a pattern names a node: by its layer name, by its module's path, or by a module around it.
+bool names_layer(const Node& node, std::string_view pattern);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,136 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "calibration.hpp"
+#include "pare/core/error.hpp"
+#include "pare/fuse/decompose_attention.hpp"
+#include "pare/fuse/fold_batch_norm.hpp"
+#include "pare/quantize/quantization_settings.hpp"
+#include "pare/quantize/smooth_quant.hpp"
+#include "sites.hpp"
+#include "weights.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kFakeQuantize = "aten::fake_quantize_per_tensor_affine";
+
+void require_float(const Graph& graph) {
+  for (const auto id : graph.nodes())
+    if (family_of(graph.node(id).op) == OpFamily::FakeQuantize)
+      fail("pare.quantize.104", graph.node(id).name, "the model is quantized already; start from the float model");
+}
+
+// Whether the value comes out of a kernel that can write integers: then it has no float form for anyone to read.
+bool is_integer_result(const Sites& sites, ValueId value) {
+  return std::ranges::any_of(sites.layers, [&](const Layer& layer) {
+    return layer.region.output == value && layer.arithmetic == Arithmetic::Integer;
+  });
+}
+
+void insert_fake_quantize(Model& model, Context& context, const Sites& sites, ValueId value, const QParams& qparams) {
+  auto& rewriter = context.rewriter();
+  const auto type = model.graph().value(value).type;
+  const auto uses = std::vector<Use>(model.graph().uses(value));
+  const auto* producer = model.graph().producer(value);
+  const auto name = (producer ? producer->name : model.graph().value(value).name) + ".fake_quantize";
+  std::vector<Operand> operands{value, qparams.scale, qparams.zero_point, qparams.quant_min, qparams.quant_max};
+  const auto node = producer ? rewriter.insert_after(producer->id, kFakeQuantize, std::move(operands), {type}, name)
+                             : rewriter.insert_front(kFakeQuantize, std::move(operands), {type}, name);
+  const auto quantized = model.graph().node(node).output();
+  const bool all = is_integer_result(sites, value);
+  for (const auto& use : uses) {
+    const bool wants =
+        std::ranges::find(sites.integer_uses, use) != sites.integer_uses.end() ||
+        std::ranges::any_of(sites.integer_uses, [&](const Use& other) { return other.node == use.node; });
+    if (!all && !wants) continue;
+    if (use.node == kNoNode) {
+      rewriter.replace_use(use, quantized);
+      continue;
+    }
+    auto operand = model.graph().node(use.node).operand(use.operand);
+    operand.each_value([&](ValueId& held) {
+      if (held == value) held = quantized;
+    });
+    rewriter.set_operand(use.node, use.operand, std::move(operand));
+  }
+}
+
+std::string activation_text(const Sites& sites, const Calibration& calibration, const FusedRegion& region) {
+  const auto site = sites.site_of.find(index(region.output));
+  if (site == sites.site_of.end()) return "output float";
+  const auto& qparams = calibration.sites[site->second];
+  return fmt::format("output {}{} in [{:.4g}, {:.4g}]", qparams.quant_min < 0 ? "s" : "u",
+                     qparams.quant_max - qparams.quant_min > 128 ? 8 : 4, qparams.low(), qparams.high());
+}
+
+void report_others(const Graph& graph, Context& context, const Sites& sites) {
+  for (const auto id : graph.nodes()) {
+    const auto& node = graph.node(id);
+    if (family_of(graph, id) != OpFamily::Other || node.condition == Condition::Training) continue;
+    const bool fused = std::ranges::any_of(sites.layers, [&](const Layer& layer) {
+      return std::ranges::find(layer.region.nodes, id) != layer.region.nodes.end();
+    });
+    const bool computes = std::ranges::any_of(
+        node.outputs, [&](ValueId value) { return graph.value(value).type.dtype == c10::ScalarType::Float; });
+    if (!fused && computes) context.report().declined(id, "no integer rule for this operator");
+  }
+}
+
+}  // namespace
+
+void validate_quantization(const QuantizationSettings& settings) {
+  const auto check = [](Bits bits, std::string_view what) {
+    if (bits.count < 2 || bits.count > 8)
+      fail("pare.quantize.103", "", "{} of {} bits: between 2 and 8 are possible", what, bits.count);
+  };
+  check(settings.weights, "weights");
+  check(settings.activations, "activations");
+  if (const auto* group = std::get_if<PerGroup>(&settings.granularity); group && group->size < 1)
+    fail("pare.quantize.103", "", "a group of {} weights", group->size);
+  if (settings.max_features < 1) fail("pare.quantize.103", "", "max_features is {}", settings.max_features);
+}
+
+Preserved quantize(Model& model, Context& context, const QuantizationSettings& settings) {
+  validate_quantization(settings);
+  require_float(model.graph());
+  if (!settings.weight_only) (void)context.calibration();
+  const at::NoGradGuard no_grad;
+  const auto& target = settings.target ? *settings.target : onednn_target();
+  model.eval();
+  context.run(FoldBatchNorm{}, model);
+  if (!settings.weight_only) context.run(DecomposeAttention{}, model);
+  if (settings.smooth && !settings.weight_only) context.run(SmoothQuant{}, model);
+
+  const auto sites =
+      find_sites(model.graph(), {settings.keep_float, target, settings.activations, settings.weight_only});
+  const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
+  WeightQuantizer weights(model, context, settings);
+  auto task = context.progress().start("round weights", sites.layers.size());
+  for (std::size_t i = 0; i < sites.layers.size(); ++i) {
+    const auto& layer = sites.layers[i];
+    task.advance();
+    if (layer.arithmetic == Arithmetic::Float) {
+      context.report().declined(layer.region.anchor, layer.reason);
+      continue;
+    }
+    const bool measured = i < calibration.forms.size() && calibration.forms[i];
+    auto text = weights.quantize(layer, measured ? &*calibration.forms[i] : nullptr,
+                                 measured ? &calibration.moments[i] : nullptr);
+    if (layer.arithmetic == Arithmetic::Integer)
+      text += (text.empty() ? "" : "; ") + activation_text(sites, calibration, layer.region);
+    else
+      text += "; " + layer.reason;
+    context.report().done(layer.region.anchor, text);
+  }
+  report_others(model.graph(), context, sites);
+  for (std::size_t i = 0; i < sites.sites.size(); ++i)
+    for (const auto value : sites.sites[i].values)
+      insert_fake_quantize(model, context, sites, value, calibration.sites[i]);
+  context.rewriter().eliminate_dead();
+  return Preserved::none();
+}
+
+PARE_NAMESPACE_END

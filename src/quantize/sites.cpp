@@ -1,0 +1,247 @@
+#include "sites.hpp"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "layer_pattern.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// Families that are quantized only where integers come in and integers are wanted: alone they are not worth a rounding.
+bool is_elective(OpFamily family) {
+  switch (family) {
+    case OpFamily::Addition:
+    case OpFamily::Multiplication:
+    case OpFamily::AveragePooling:
+    case OpFamily::Activation:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Decides region by region, then gathers the values that integer regions read.
+class SiteFinder {
+ public:
+  SiteFinder(const Graph& graph, const SiteRequest& request) : graph_(graph), request_(request) {
+    parent_.resize(graph.value_count());
+    std::iota(parent_.begin(), parent_.end(), std::size_t{0});
+    needed_.resize(graph.value_count(), false);
+    signed_.resize(graph.value_count(), false);
+    region_of_.resize(graph.value_count(), kNone);
+  }
+
+  Sites run() {
+    for (auto& region : match_regions(graph_)) result_.layers.push_back({std::move(region), Arithmetic::Float, {}});
+    for (std::size_t i = 0; i < result_.layers.size(); ++i) region_of_[index(result_.layers[i].region.output)] = i;
+    check_patterns();
+    for (auto& layer : result_.layers) decide(layer);
+    elect();
+    for (const auto& layer : result_.layers)
+      if (layer.arithmetic == Arithmetic::Integer) need_inputs(layer.region);
+    gather();
+    return std::move(result_);
+  }
+
+ private:
+  static constexpr auto kNone = static_cast<std::size_t>(-1);
+
+  void check_patterns() const {
+    for (const auto& pattern : request_.keep_float)
+      if (std::ranges::none_of(graph_.nodes(), [&](NodeId id) { return names_layer(graph_.node(id), pattern); }))
+        fail("pare.quantize.105", pattern, "this keep_float pattern fits no layer; names are those of the report");
+  }
+
+  bool kept_float(const FusedRegion& region) const {
+    return std::ranges::any_of(request_.keep_float,
+                               [&](const auto& pattern) { return names_layer(graph_.node(region.anchor), pattern); });
+  }
+
+  bool is_float(ValueId value) const {
+    return value != kNoValue && graph_.value(value).type.dtype == c10::ScalarType::Float;
+  }
+
+  void decide(Layer& layer) const {
+    const auto& region = layer.region;
+    const auto* support = request_.target.find(region.family);
+    if (region.family == OpFamily::Concatenation) {
+      layer.reason = "moves elements: its inputs share one scale where integers are wanted";
+      return;
+    }
+    if (kept_float(region)) {
+      layer.reason = "kept float on request";
+      return;
+    }
+    if (!support) {
+      layer.reason = fmt::format("{} has no integer {}", request_.target.name, name_of(region.family));
+      return;
+    }
+    const bool weighted = !support->weights.empty();
+    const bool recurrent = region.family == OpFamily::Recurrent;
+    if (weighted && !recurrent && region.weight == kNoValue) {
+      layer.reason = "its weight is computed";
+      return;
+    }
+    if (weighted && !recurrent && !is_float(region.weight)) {
+      layer.reason = "its weight is not float32";
+      return;
+    }
+    if (weighted && (request_.weight_only || support->activations.empty())) {
+      layer.arithmetic = Arithmetic::WeightOnly;
+      layer.reason = request_.weight_only ? "activations float on request" : support->reason;
+      return;
+    }
+    if (request_.weight_only || support->activations.empty()) {
+      layer.reason = support->reason.empty() ? "no weights to quantize" : support->reason;
+      return;
+    }
+    if (std::ranges::any_of(region.inputs, [&](ValueId value) { return !is_float(value); })) {
+      layer.reason = "an input is not a float32 tensor";
+      return;
+    }
+    if (is_elective(region.family)) {
+      layer.reason = "neighbours are float";
+      return;
+    }
+    if (region.family == OpFamily::MatrixMultiply && !is_product(region)) {
+      layer.reason = "a product with an added matrix or a vector";
+      return;
+    }
+    layer.arithmetic = Arithmetic::Integer;
+  }
+
+  bool is_product(const FusedRegion& region) const {
+    const auto& node = graph_.node(region.anchor);
+    return node.operands.size() == 2 && graph_.value(region.inputs[0]).type.rank() >= 2 &&
+           graph_.value(region.inputs[1]).type.rank() >= 2;
+  }
+
+  bool could_be_integer(const Layer& layer) const {
+    if (layer.arithmetic == Arithmetic::Integer) return true;
+    if (layer.arithmetic != Arithmetic::Float || !is_elective(layer.region.family) || kept_float(layer.region))
+      return false;
+    return request_.target.find(layer.region.family) && !request_.weight_only &&
+           std::ranges::all_of(layer.region.inputs, [&](ValueId value) { return is_float(value); });
+  }
+
+  // Elective regions: forwards, where all inputs can be integers; then backwards, where the result is wanted as
+  // integers.
+  void elect() {
+    std::vector<bool> possible(result_.layers.size(), false);
+    for (std::size_t i = 0; i < result_.layers.size(); ++i) {
+      const auto& layer = result_.layers[i];
+      possible[i] = could_be_integer(layer);
+      if (!possible[i] || layer.arithmetic == Arithmetic::Integer) continue;
+      for (const auto input : layer.region.inputs)
+        for (const auto source : sources(input)) {
+          const auto from = region_of_[index(source)];
+          possible[i] = possible[i] && from != kNone && possible[from];
+        }
+    }
+    std::set<std::size_t> wanted;
+    const auto want = [&](const Layer& layer) {
+      for (const auto input : inputs_of(layer.region))
+        for (const auto source : sources(input)) wanted.insert(index(source));
+    };
+    for (std::size_t i = result_.layers.size(); i-- > 0;) {
+      auto& layer = result_.layers[i];
+      if (layer.arithmetic != Arithmetic::Integer && possible[i] && wanted.contains(index(layer.region.output))) {
+        layer.arithmetic = Arithmetic::Integer;
+        layer.reason.clear();
+      }
+      if (layer.arithmetic == Arithmetic::Integer) want(layer);
+    }
+  }
+
+  std::vector<ValueId> inputs_of(const FusedRegion& region) const {
+    auto inputs = region.inputs;
+    if (region.residual != kNoValue) inputs.push_back(region.residual);
+    return inputs;
+  }
+
+  // The operands whose elements a node hands on.
+  std::vector<ValueId> moved(const Node& node) const {
+    std::vector<ValueId> values;
+    if (node.operands.empty()) return values;
+    if (family_of(node.op) == OpFamily::Concatenation)
+      node.operand(0).each_value([&](ValueId value) { values.push_back(value); });
+    else if (node.input(0) != kNoValue)
+      values.push_back(node.input(0));
+    return values;
+  }
+
+  // The values that a value's elements come from, behind ops that only move them.
+  std::vector<ValueId> sources(ValueId value) {
+    const auto* node = graph_.producer(value);
+    if (!node || !passes_integers(graph_, node->id) || !is_float(value)) return {value};
+    std::vector<ValueId> result;
+    for (const auto from : moved(*node))
+      for (const auto source : sources(from))
+        if (std::ranges::find(result, source) == result.end()) result.push_back(source);
+    return result;
+  }
+
+  std::size_t root(std::size_t value) {
+    while (parent_[value] != value) value = parent_[value] = parent_[parent_[value]];
+    return value;
+  }
+
+  // Marks the uses on the way from the sources, so that only those read integers where the source itself is float.
+  void mark_path(ValueId value, Use use) {
+    if (std::ranges::find(result_.integer_uses, use) != result_.integer_uses.end()) return;
+    result_.integer_uses.push_back(use);
+    const auto* node = graph_.producer(value);
+    if (!node || !passes_integers(graph_, node->id) || !is_float(value)) return;
+    for (const auto from : moved(*node)) mark_path(from, {node->id, 0});
+  }
+
+  void need_inputs(const FusedRegion& region) {
+    const auto readers = [&](ValueId value) {
+      for (const auto& use : graph_.uses(value))
+        if (use.node != kNoNode && std::ranges::find(region.nodes, use.node) != region.nodes.end())
+          mark_path(value, use);
+    };
+    for (const auto input : inputs_of(region)) {
+      readers(input);
+      const auto from = sources(input);
+      for (const auto source : from) {
+        needed_[index(source)] = true;
+        parent_[root(index(source))] = root(index(from.front()));
+      }
+    }
+    // The right-hand side of a product takes the place of weights: signed, zero in the middle.
+    if (region.family == OpFamily::MatrixMultiply)
+      for (const auto source : sources(region.inputs[1])) signed_[index(source)] = true;
+  }
+
+  void gather() {
+    std::map<std::size_t, std::size_t> by_root;
+    for (std::size_t i = 0; i < needed_.size(); ++i) {
+      if (!needed_[i]) continue;
+      const auto [at, fresh] = by_root.emplace(root(i), result_.sites.size());
+      if (fresh) result_.sites.push_back({{}, IntegerGrid::unsigned_affine(request_.activations)});
+      auto& site = result_.sites[at->second];
+      site.values.push_back(ValueId{static_cast<std::uint32_t>(i)});
+      if (signed_[i]) site.grid = IntegerGrid::signed_symmetric(request_.activations);
+      result_.site_of.emplace(i, at->second);
+    }
+  }
+
+  const Graph& graph_;
+  const SiteRequest& request_;
+  Sites result_;
+  std::vector<std::size_t> parent_;     // union of values that share a scale
+  std::vector<bool> needed_, signed_;   // by ValueId
+  std::vector<std::size_t> region_of_;  // by the ValueId of a region's output
+};
+
+}  // namespace
+
+Sites find_sites(const Graph& graph, const SiteRequest& request) { return SiteFinder(graph, request).run(); }
+
+PARE_NAMESPACE_END

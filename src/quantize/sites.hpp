@@ -1,0 +1,49 @@
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "pare/core/qparams.hpp"
+#include "pare/graph/fusion.hpp"
+#include "pare/graph/target.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// How a region will compute.
+enum class Arithmetic : std::uint8_t { Float, WeightOnly, Integer };
+
+/// A region and what becomes of it.
+struct Layer {
+  FusedRegion region;
+  Arithmetic arithmetic = Arithmetic::Float;
+  std::string reason;  ///< why it stays float, or float in part
+};
+
+/// Values that share one scale and zero point: results of regions, norms or inputs of the model, before the ops that
+/// only move their elements.
+struct Site {
+  std::vector<ValueId> values;
+  IntegerGrid grid;
+};
+
+/// Where a model is quantized.
+struct Sites {
+  std::vector<Layer> layers;
+  std::vector<Site> sites;
+  std::unordered_map<std::size_t, std::size_t> site_of;  ///< index of a value -> index of its site
+  std::vector<Use> integer_uses;                         ///< of values in sites: those that want the integers
+};
+
+/// What decides it.
+struct SiteRequest {
+  std::vector<std::string> keep_float;
+  const TargetDescription& target;
+  Bits activations;
+  bool weight_only = false;
+};
+
+/// @throws Error `pare.quantize.105` for a `keep_float` pattern that fits no layer
+Sites find_sites(const Graph& graph, const SiteRequest& request);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,201 @@
+#include "weights.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "pare/core/error.hpp"
+#include "pare/graph/weight_axis.hpp"
+#include "pare/numerics/compensated_rounding.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kPerTensor = "aten::fake_quantize_per_tensor_affine";
+constexpr std::string_view kPerChannel = "aten::fake_quantize_per_channel_affine";
+
+// A weight as `[output channels, everything else]`, whatever its layout.
+at::Tensor channels_first(const at::Tensor& weight, std::int64_t axis) {
+  return weight.transpose(0, axis).flatten(1).contiguous();
+}
+
+at::Tensor channels_back(const at::Tensor& rows, std::int64_t axis, at::IntArrayRef sizes) {
+  auto swapped = sizes.vec();
+  std::swap(swapped[0], swapped[static_cast<std::size_t>(axis)]);
+  return rows.reshape(swapped).transpose(0, axis).contiguous();
+}
+
+/// The scales of one weight: `matrix` is the weight cut into rows that have a scale each.
+struct Scales {
+  RowQParams rows;
+  std::int64_t per_channel = 1;  // rows in an output channel
+  bool whole = false;            // one row for the whole weight
+};
+
+Scales choose(const at::Tensor& channels, const QuantizationSettings& settings, const IntegerGrid& grid,
+              bool per_tensor, std::string_view path) {
+  try {
+    if (per_tensor) return {settings.weight_observer(channels.reshape({1, -1}), grid), 1, true};
+    if (const auto* group = std::get_if<PerGroup>(&settings.granularity)) {
+      if (channels.size(1) % group->size == 0 && channels.size(1) > group->size)
+        return {settings.weight_observer(channels.reshape({-1, group->size}), grid), channels.size(1) / group->size,
+                false};
+    }
+    return {settings.weight_observer(channels, grid), 1, false};
+  } catch (const Error& error) {
+    if (error.id() != "pare.numerics.101") throw;
+    fail("pare.quantize.101", path, "this weight holds NaN or infinities; nothing can be quantized with it");
+  }
+}
+
+// The scale of every output channel's every group, `[channels, groups]`.
+at::Tensor by_channel(const at::Tensor& rows, const Scales& scales, std::int64_t channels) {
+  return scales.whole ? rows.expand({channels}).reshape({channels, 1}) : rows.reshape({channels, scales.per_channel});
+}
+
+at::Tensor nearest(const at::Tensor& channels, const Scales& scales, const IntegerGrid& grid) {
+  const auto rows = scales.rows.scale.size(0);
+  return fake_quantize(channels.reshape({rows, -1}), scales.rows, grid).reshape(channels.sizes());
+}
+
+// Error-compensated rounding, group of channels by group of channels.
+at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const IntegerGrid& grid,
+                       const MatrixForm& form, const at::Tensor& covariance) {
+  const auto scale = by_channel(scales.rows.scale, scales, channels.size(0)).contiguous();
+  const auto zero_point = by_channel(scales.rows.zero_point, scales, channels.size(0)).contiguous();
+  auto rounded = at::empty_like(channels);
+  const CompensatedRounding round;
+  for (std::int64_t group = 0; group < form.groups; ++group) {
+    const auto first = group * form.outputs;
+    rounded.narrow(0, first, form.outputs)
+        .copy_(round(channels.narrow(0, first, form.outputs), covariance[group], scale.narrow(0, first, form.outputs),
+                     zero_point.narrow(0, first, form.outputs), grid));
+  }
+  return rounded;
+}
+
+}  // namespace
+
+IntegerGrid WeightQuantizer::grid() const {
+  return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(settings_.weights)
+                                     : IntegerGrid::signed_affine(settings_.weights);
+}
+
+const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64_t axis, bool per_tensor,
+                                                      const MatrixForm* form, const Gram* moments) {
+  const auto key = std::make_pair(index(weight), per_tensor ? -1 : axis);
+  if (const auto known = placed_.find(key); known != placed_.end()) return known->second;
+  const auto path = model_.graph().value(weight).name;
+  const auto original = model_.weight(weight).detach();
+  const auto channels = channels_first(original, axis).to(at::kFloat);
+  const auto scales = choose(channels, settings_, grid(), per_tensor, path);
+  const bool compensate = form && moments && !moments->empty() && settings_.rounding == Rounding::Compensated;
+  const auto rounded = compensate ? compensated(channels, scales, grid(), *form, moments->second_moment(true))
+                                  : nearest(channels, scales, grid());
+  auto& rewriter = context_.rewriter();
+  rewriter.set_weight(path, channels_back(rounded, axis, original.sizes()));
+
+  const auto type = model_.graph().value(weight).type;
+  const auto label = path + ".fake_quantize";
+  Placed placed;
+  placed.how = fmt::format("{} int{} per {}{}", grid().symmetric ? "symmetric" : "affine", settings_.weights.count,
+                           scales.whole             ? "tensor"
+                           : scales.per_channel > 1 ? "group"
+                                                    : "channel",
+                           compensate ? ", error-compensated" : "");
+  if (scales.whole) {
+    const auto node = rewriter.insert_front(
+        kPerTensor,
+        {weight, scales.rows.scale.item<double>(), scales.rows.zero_point.item<std::int64_t>(), grid().min, grid().max},
+        {type}, label);
+    placed.value = model_.graph().node(node).output();
+    return placed_.emplace(key, placed).first->second;
+  }
+  auto suffix = std::string();
+  for (int i = 1; model_.weights().contains(path + ".scale" + suffix); ++i) suffix = fmt::format("_{}", i);
+  const auto scale = rewriter.add_weight(path + ".scale" + suffix, scales.rows.scale);
+  const auto zero_point = rewriter.add_weight(path + ".zero_point" + suffix, scales.rows.zero_point);
+  if (scales.per_channel == 1) {
+    const auto node =
+        rewriter.insert_front(kPerChannel, {weight, scale, zero_point, axis, grid().min, grid().max}, {type}, label);
+    placed.value = model_.graph().node(node).output();
+  } else {
+    placed.value = place_groups(weight, axis, scales.rows.scale.size(0), scale, zero_point, label);
+  }
+  return placed_.emplace(key, placed).first->second;
+}
+
+// Cuts the weight into rows of a group each: [out, in, ...] -> [out * groups, size] -> back.
+ValueId WeightQuantizer::place_groups(ValueId weight, std::int64_t axis, std::int64_t rows, ValueId scale,
+                                      ValueId zero_point, const std::string& label) {
+  auto& rewriter = context_.rewriter();
+  const auto type = model_.graph().value(weight).type;
+  auto aligned = type;
+  std::swap(aligned.sizes[0], aligned.sizes[static_cast<std::size_t>(axis)]);
+  const auto elements = model_.weight(weight).numel();
+  const TensorType cut{type.dtype, {rows, elements / rows}};
+  NodeId last = kNoNode;
+  ValueId value = weight;
+  const auto append = [&](std::string_view op_name, std::vector<Operand> operands, const TensorType& result) {
+    last = last == kNoNode ? rewriter.insert_front(op_name, std::move(operands), {result}, label)
+                           : rewriter.insert_after(last, op_name, std::move(operands), {result}, label);
+    value = model_.graph().node(last).output();
+  };
+  if (axis != 0) append("aten::transpose.int", {value, 0, axis}, aligned);
+  append("aten::reshape", {value, Operand::Ints(cut.sizes)}, cut);
+  append(kPerChannel, {value, scale, zero_point, 0, grid().min, grid().max}, cut);
+  append("aten::reshape", {value, Operand::Ints(aligned.sizes)}, aligned);
+  if (axis != 0) append("aten::transpose.int", {value, 0, axis}, type);
+  return value;
+}
+
+void WeightQuantizer::correct_bias(const Layer& layer, const MatrixForm& form, const Gram& moments,
+                                   const at::Tensor& before) {
+  const auto bias = layer.region.bias;
+  if (bias == kNoValue || model_.graph().value(bias).kind != ValueKind::Weight ||
+      model_.graph().uses(bias).size() != 1 || layer.region.batch_norm != kNoNode)
+    return;
+  const auto after = model_.weight(layer.region.weight);
+  const auto lost = to_rows(form, before).to(at::kDouble) - to_rows(form, after).to(at::kDouble);
+  const auto shift = at::bmm(lost.reshape({form.groups, form.outputs, form.features}), moments.mean().unsqueeze(2));
+  const auto old = model_.weight(bias).detach();
+  context_.rewriter().set_weight(model_.graph().value(bias).name, (old + shift.flatten()).to(old.scalar_type()));
+}
+
+std::string WeightQuantizer::recurrent(const Layer& layer) {
+  const auto node = model_.graph().node(layer.region.anchor);
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < node.operands.size(); ++i) {
+    auto operand = node.operands[i];
+    operand.each_value([&](ValueId& value) {
+      const auto& held = model_.graph().value(value);
+      if (held.kind != ValueKind::Weight || held.type.rank() != 2 || held.type.dtype != c10::ScalarType::Float) return;
+      value = place(value, 0, std::holds_alternative<PerTensor>(settings_.granularity), nullptr, nullptr).value;
+      ++count;
+    });
+    context_.rewriter().set_operand(node.id, i, operand);
+  }
+  return fmt::format("{} weight matrices int{}, activations float", count, settings_.weights.count);
+}
+
+std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments) {
+  const auto& region = layer.region;
+  if (region.family == OpFamily::Recurrent) return recurrent(layer);
+  if (region.weight == kNoValue) return {};
+  const auto axis = output_axis(model_.graph(), region);
+  const bool shared_channels =
+      region.family == OpFamily::TransposedConvolution && groups_of(model_.graph(), region) > 1;
+  const bool per_tensor = !axis || shared_channels || std::holds_alternative<PerTensor>(settings_.granularity);
+  const auto before = model_.weight(region.weight).detach();
+  const auto& placed = place(region.weight, axis.value_or(0), per_tensor, form, moments);
+  // The first reader on the way to this region's anchor.
+  const auto reader = region.weight_nodes.empty() ? region.anchor : region.weight_nodes.front();
+  auto& rewriter = context_.rewriter();
+  for (const auto& use : std::vector<Use>(model_.graph().uses(region.weight)))
+    if (use.node == reader) rewriter.replace_use(use, placed.value);
+  if (settings_.correct_bias && form && moments && !moments->empty()) correct_bias(layer, *form, *moments, before);
+  return placed.how;
+}
+
+PARE_NAMESPACE_END

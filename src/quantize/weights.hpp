@@ -1,0 +1,40 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "calibration.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Rounds weights, corrects biases, and puts fake-quantize nodes between the weight table and the layers.
+class WeightQuantizer {
+ public:
+  WeightQuantizer(Model& model, Context& context, const QuantizationSettings& settings)
+      : model_(model), context_(context), settings_(settings) {}
+
+  /// @param form,moments of the layer's input, or null without calibration
+  /// @return what was done, for the report
+  /// @throws Error `pare.quantize.101` for a weight with NaN or infinities
+  std::string quantize(const Layer& layer, const MatrixForm* form, const Gram* moments);
+
+ private:
+  struct Placed {
+    ValueId value;  // after fake-quantize
+    std::string how;
+  };
+  const Placed& place(ValueId weight, std::int64_t axis, bool per_tensor, const MatrixForm* form, const Gram* moments);
+  ValueId place_groups(ValueId weight, std::int64_t axis, std::int64_t rows, ValueId scale, ValueId zero_point,
+                       const std::string& label);
+  std::string recurrent(const Layer& layer);
+  void correct_bias(const Layer& layer, const MatrixForm& form, const Gram& moments, const at::Tensor& before);
+  [[nodiscard]] IntegerGrid grid() const;
+
+  Model& model_;
+  Context& context_;
+  const QuantizationSettings& settings_;
+  std::map<std::pair<std::size_t, std::int64_t>, Placed> placed_;  // weight and axis: tied weights are quantized once
+};
+
+PARE_NAMESPACE_END
