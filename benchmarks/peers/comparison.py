@@ -65,7 +65,7 @@ def compare(network: Network, plan: Plan) -> list[Row]:
     drivers = {name: Zoo(plan.executable, plan.data, PARE[name]) for name in rows if name in PARE}
     for name, zoo in drivers.items():
         judge_pare(prepared, zoo, rows[name])
-    for batch in plan.batches:
+    for batch in plan.batches if plan.rounds else []:
         for threads in plan.threads:
             time_all(prepared, batch, threads, peers, artefacts, drivers, rows, plan)
     return list(rows.values())
@@ -106,7 +106,7 @@ def judge_peers(
 
     def outputs(name: str) -> np.ndarray:
         artefact = artefacts[name] if name in artefacts else CONTESTANTS[name].build(prepared, prepared.onnx.parent)
-        return measure.logits(CONTESTANTS[name].runner(artefact, 2, None), prepared.samples.test)
+        return measure.logits(CONTESTANTS[name].runner(artefact, 1, None), prepared.samples.test)
 
     for name, peer in peers.items():
         if name not in artefacts:

@@ -82,6 +82,7 @@ class Prepared:
 def prepare(network: Network, data: Path | None, work: Path) -> Prepared:
     """Builds the network, loads or draws its weights and samples, and writes what the contestants read into `work`."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a neighbour on the second core would stall two spinning threads
     module = network.build()
     if network.weights and network.source and data:
         weights = data / network.weights
