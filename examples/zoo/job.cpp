@@ -1,0 +1,176 @@
+#include "examples/zoo/job.hpp"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "examples/data/dataset.hpp"
+#include "examples/models/registry.hpp"
+#include "examples/zoo/latency.hpp"
+#include "examples/zoo/recipe.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/checkpoint/safetensors.hpp"
+#include "pare/core/error.hpp"
+
+namespace zoo {
+
+namespace {
+
+using models::Tensors;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The samples a job works on. From one folder that serves as both, every (count / N)-th sample calibrates and the rest
+// tests; from two files, the first N of the calibration file calibrate.
+struct Samples {
+  std::vector<Tensors> calibration;
+  std::vector<Tensors> test;
+  torch::Tensor labels;  // undefined on random inputs
+  std::int64_t count = 0;
+};
+
+data::Set rows(const data::Set& set, const torch::Tensor& index) {
+  data::Set part;
+  for (const auto& input : set.inputs) part.inputs.push_back(input.index_select(0, index));
+  part.labels = set.labels.index_select(0, index);
+  return part;
+}
+
+Samples random_samples(const models::Bundle& bundle, std::int64_t calibration) {
+  Samples samples;
+  constexpr std::int64_t kBatch = 8;
+  for (std::int64_t i = 0; i < calibration; i += kBatch) samples.calibration.push_back(bundle.example(kBatch));
+  samples.test = {bundle.example(kBatch), bundle.example(kBatch)};
+  samples.count = 2 * kBatch;
+  return samples;
+}
+
+Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
+  constexpr std::int64_t kBatch = 16;
+  constexpr std::int64_t kRandomCalibration = 32;
+  Samples samples = random_samples(bundle, std::min(options.calibration_count, kRandomCalibration));
+  data::Set test, calibration;
+  if (!options.test.empty()) test = data::load(options.test, bundle.input, {});
+  if (!options.calibration.empty() && options.calibration == options.test) {
+    const auto step = std::max<std::int64_t>(1, test.size() / options.calibration_count);
+    const auto all = torch::arange(test.size());
+    const auto chosen = all.remainder(step).eq(0).logical_and(all.lt(step * options.calibration_count));
+    calibration = rows(test, all.masked_select(chosen));
+    test = rows(test, all.masked_select(chosen.logical_not()));
+    if (test.size() == 0)
+      pare::fail("zoo.103", options.test, "calibration takes all {} samples and leaves none to test on", all.numel());
+  } else if (!options.calibration.empty()) {
+    data::LoadOptions first;
+    first.limit = options.calibration_count;
+    calibration = data::load(options.calibration, bundle.input, first);
+  }
+  if (!options.calibration.empty()) samples.calibration = calibration.batches(kBatch);
+  if (!options.test.empty()) {
+    samples.test = test.batches(kBatch);
+    samples.labels = test.labels;
+    samples.count = test.size();
+  }
+  return samples;
+}
+
+// All first outputs, one row a sample.
+torch::Tensor outputs(const Forward& forward, const std::vector<Tensors>& batches) {
+  std::vector<torch::Tensor> rows;
+  for (const auto& batch : batches) {
+    const auto result = forward(batch);
+    rows.push_back(result.at(0).to(torch::kFloat).flatten(1).clone());
+  }
+  return torch::cat(rows);
+}
+
+double sqnr_db(const torch::Tensor& reference, const torch::Tensor& actual) {
+  const auto signal = reference.to(torch::kDouble).square().sum().item<double>();
+  const auto noise = (reference - actual).to(torch::kDouble).square().sum().item<double>();
+  return noise == 0 ? 200.0 : 10.0 * std::log10(signal / noise);
+}
+
+double top1(const torch::Tensor& logits, const torch::Tensor& labels) {
+  return logits.argmax(1).eq(labels).to(torch::kDouble).mean().item<double>() * 100.0;
+}
+
+std::int64_t module_bytes(const torch::nn::Module& module) {
+  std::int64_t bytes = 0;
+  for (const auto& [name, tensor] : pare::named_weights(module)) bytes += static_cast<std::int64_t>(tensor.nbytes());
+  return bytes;
+}
+
+// Sentences vary in length too.
+pare::CaptureOptions varying_sizes(const models::Bundle& bundle) {
+  pare::CaptureOptions options;
+  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
+    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
+  return options;
+}
+
+void load_module(models::Bundle& bundle, const JobOptions& options) {
+  if (options.weights.empty()) {
+    models::settle(bundle);
+  } else {
+    pare::load_weights(*bundle.module, pare::SafeTensors(options.weights), bundle.load);
+  }
+  bundle.module->eval();
+}
+
+}  // namespace
+
+JobResult run(const JobOptions& options) {
+  const auto steps = parse_recipe(options.recipe);
+  torch::manual_seed(0);
+  at::set_num_threads(options.threads);
+  auto bundle = models::make(options.model);
+  load_module(bundle, options);
+  const auto samples = load_samples(bundle, options);
+  JobResult result;
+  result.samples = samples.count;
+
+  auto start = std::chrono::steady_clock::now();
+  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), varying_sizes(bundle));
+  result.capture_s = seconds_since(start);
+  result.notes = model.notes();
+
+  const torch::NoGradGuard no_grad;
+  const Forward eager = [&](const Tensors& inputs) { return bundle.forward(inputs); };
+  const auto reference = outputs(eager, samples.test);
+  result.before.weight_bytes = module_bytes(*bundle.module);
+  result.before.resident_bytes = result.before.weight_bytes;
+  start = std::chrono::steady_clock::now();
+  auto recipe = apply_recipe(steps, model, samples.calibration, options.threads);
+  result.optimize_s = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  auto compiled = pare::compile(recipe.model, recipe.compile);
+  const auto example =
+      options.test.empty() ? bundle.example(options.batch) : first_samples(samples.test, options.batch);
+  static_cast<void>(compiled.run(example));  // plans are made for a shape on its first run
+  result.compile_s = seconds_since(start);
+
+  const Forward fast = [&](const Tensors& inputs) { return compiled.run(inputs); };
+  const auto latency = interleaved({eager, fast}, example, options.seconds);
+  result.before.latency_ms = latency[0].median_ms;
+  result.before.latency_p99_ms = latency[0].p99_ms;
+  result.after.latency_ms = latency[1].median_ms;
+  result.after.latency_p99_ms = latency[1].p99_ms;
+  result.after.weight_bytes = static_cast<std::int64_t>(compiled.weight_bytes());
+  result.after.resident_bytes = static_cast<std::int64_t>(compiled.resident_bytes());
+
+  const auto actual = outputs(fast, samples.test);
+  result.sqnr_db = sqnr_db(reference, actual);
+  result.flips = reference.argmax(1).ne(actual.argmax(1)).sum().item<std::int64_t>();
+  if (samples.labels.defined()) {
+    result.before.metric = top1(reference, samples.labels);
+    result.after.metric = top1(actual, samples.labels);
+  }
+  result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
+  return result;
+}
+
+}  // namespace zoo

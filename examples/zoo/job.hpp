@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace zoo {
+
+/// What the command line asks for.
+struct JobOptions {
+  std::string model;
+  std::string weights;      ///< safetensors; empty: random weights
+  std::string test;         ///< data to measure accuracy on; empty: outputs are compared on random inputs
+  std::string calibration;  ///< data to calibrate on; empty: random inputs
+  std::int64_t calibration_count = 128;
+  std::string recipe = "int8";  ///< chained with `+`
+  std::int64_t batch = 1;       ///< of the latency measurement
+  int threads = 2;
+  double seconds = 4.0;  ///< how long latency is measured
+};
+
+/// A model as it was (`float`) or as it became (`optimized`).
+struct Half {
+  std::optional<double> metric;  ///< top-1 accuracy, percent
+  std::int64_t weight_bytes = 0;
+  std::int64_t resident_bytes = 0;  ///< weights and workspace held by the process for it
+  double latency_ms = 0;            ///< median
+  double latency_p99_ms = 0;
+};
+
+/// What became of one layer.
+struct Layer {
+  std::string name, op, decision, reason;
+  std::optional<double> sqnr_db;
+};
+
+/// What a job found.
+struct JobResult {
+  std::int64_t samples = 0;
+  Half before, after;
+  double sqnr_db = 0;
+  std::int64_t flips = 0;
+  double capture_s = 0, optimize_s = 0, compile_s = 0;
+  std::vector<Layer> layers;
+  std::vector<std::string> notes;
+};
+
+/// Names of the steps that a recipe may chain.
+std::vector<std::string> recipe_steps();
+
+/// Loads, captures, optimizes, compiles and measures.
+/// @throws pare::Error with one line for whatever is wrong with the arguments or the files
+JobResult run(const JobOptions& options);
+
+}  // namespace zoo

@@ -1,0 +1,114 @@
+// zoo: runs a recipe on one of the example models and says what it won and what it cost.
+//
+//   build/examples/zoo --model resnet20 --weights FILE --test FILE --calibration FILE --recipe int8 --json out.json
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <exception>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "examples/zoo/job.hpp"
+
+namespace {
+
+nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
+
+nlohmann::json half(const zoo::Half& half) {
+  return {{"metric", half.metric ? number(*half.metric) : nlohmann::json()},
+          {"weight_bytes", half.weight_bytes},
+          {"resident_bytes", half.resident_bytes},
+          {"latency_ms", number(half.latency_ms)},
+          {"latency_p99_ms", number(half.latency_p99_ms)}};
+}
+
+nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result) {
+  nlohmann::json layers = nlohmann::json::array();
+  for (const auto& layer : result.layers)
+    layers.push_back({{"name", layer.name},
+                      {"op", layer.op},
+                      {"decision", layer.decision},
+                      {"reason", layer.reason},
+                      {"sqnr_db", layer.sqnr_db ? number(*layer.sqnr_db) : nlohmann::json()}});
+  return {{"model", options.model},
+          {"recipe", options.recipe},
+          {"samples", result.samples},
+          {"batch", options.batch},
+          {"threads", options.threads},
+          {"float", half(result.before)},
+          {"optimized", half(result.after)},
+          {"sqnr_db", number(result.sqnr_db)},
+          {"flips", result.flips},
+          {"capture_s", number(result.capture_s)},
+          {"optimize_s", number(result.optimize_s)},
+          {"compile_s", number(result.compile_s)},
+          {"notes", result.notes},
+          {"layers", layers}};
+}
+
+std::string percent(const std::optional<double>& metric) { return metric ? fmt::format("{:.2f}", *metric) : "-"; }
+
+void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
+  fmt::print("{:<34} {:<14} {:<10} {}\n", "layer", "op", "decision", "reason");
+  for (const auto& layer : result.layers)
+    fmt::print("{:<34} {:<14} {:<10} {}\n", layer.name, layer.op.substr(layer.op.rfind(':') + 1), layer.decision,
+               layer.reason);
+  for (const auto& note : result.notes) fmt::print("note: {}\n", note);
+  const auto row = [](const char* name, const zoo::Half& half) {
+    fmt::print("{:<10} {:>9} {:>14} {:>14} {:>12.3f} {:>12.3f}\n", name, percent(half.metric), half.weight_bytes,
+               half.resident_bytes, half.latency_ms, half.latency_p99_ms);
+  };
+  fmt::print("\n{} {}: {} samples, SQNR {:.2f} dB, {} changed predictions, batch {}, {} threads\n", options.model,
+             options.recipe, result.samples, result.sqnr_db, result.flips, options.batch, options.threads);
+  fmt::print("{:<10} {:>9} {:>14} {:>14} {:>12} {:>12}\n", "", "top-1 %", "weight bytes", "resident", "median ms",
+             "p99 ms");
+  row("float", result.before);
+  row("optimized", result.after);
+  fmt::print("{:.2f}x faster, {:.3f} of the bytes; capture {:.2f} s, optimize {:.2f} s, compile {:.2f} s\n",
+             result.before.latency_ms / result.after.latency_ms,
+             static_cast<double>(result.after.weight_bytes) / static_cast<double>(result.before.weight_bytes),
+             result.capture_s, result.optimize_s, result.compile_s);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  zoo::JobOptions options;
+  std::string json_path;
+  CLI::App app{"Optimizes one of the example models and measures what was won and lost."};
+  app.add_option("--model", options.model, "Model name")->required();
+  app.add_option("--weights", options.weights, "safetensors file; random weights without it");
+  app.add_option("--test", options.test, "Data to measure on (CIFAR .bin or .pack, image folder, .tsv)");
+  app.add_option("--calibration", options.calibration, "Data to calibrate on, in the same formats");
+  app.add_option("--calibration-count", options.calibration_count, "Calibration samples")->check(CLI::PositiveNumber);
+  app.add_option("--recipe", options.recipe,
+                 fmt::format("Steps chained with +: {}", fmt::join(zoo::recipe_steps(), ", ")));
+  app.add_option("--batch", options.batch, "Batch size of the latency measurement")->check(CLI::Range(1, 4096));
+  app.add_option("--threads", options.threads, "Threads of both halves")->check(CLI::Range(1, 1024));
+  app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));
+  app.add_option("--json", json_path, "Where to write the result as JSON");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "zoo: {}\n", error.what());
+    return 2;
+  }
+  try {
+    const auto result = zoo::run(options);
+    print(options, result);
+    if (!json_path.empty()) {
+      std::ofstream file(json_path);
+      file << json(options, result).dump(2) << '\n';
+      if (!file.flush()) throw std::runtime_error("cannot write " + json_path);
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    const std::string text(error.what());
+    fmt::print(stderr, "zoo: {}\n", text.substr(0, text.find('\n')));
+    return 1;
+  }
+}

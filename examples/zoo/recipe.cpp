@@ -1,0 +1,101 @@
+#include "examples/zoo/recipe.hpp"
+
+#include <fmt/ranges.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <map>
+
+#include "pare/core/error.hpp"
+#include "pare/numerics/min_max.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/compare.hpp"
+#include "pare/quantize/quantizer.hpp"
+
+namespace zoo {
+
+namespace {
+
+using Step = void (*)(Recipe& recipe, const Batches& calibration);
+
+void apply_pass(Recipe& recipe, const Batches& calibration, const pare::AnyPass& pass) {
+  pare::ContextOptions options;
+  options.calibration = calibration;
+  auto applied = pare::apply(pass, recipe.model, std::move(options));
+  recipe.model = std::move(applied.model);
+  recipe.report.append(applied.report);
+}
+
+const std::map<std::string, Step>& steps() {
+  static const std::map<std::string, Step> table{
+      {"float", [](Recipe&, const Batches&) {}},
+      {"bf16", [](Recipe& recipe, const Batches&) { recipe.compile.dtype = torch::kBFloat16; }},
+      {"int8", [](Recipe& recipe, const Batches& calibration) { apply_pass(recipe, calibration, pare::Quantizer{}); }},
+      // What the default ladder is measured against: one scale a tensor, nearest rounding, whole ranges.
+      {"int8-naive",
+       [](Recipe& recipe, const Batches& calibration) {
+         apply_pass(recipe, calibration,
+                    pare::Quantizer{.observer = pare::MinMax{},
+                                    .weight_observer = pare::WeightMinMax{},
+                                    .granularity = pare::PerTensor{},
+                                    .rounding = pare::Rounding::Nearest,
+                                    .correct_bias = false,
+                                    .smooth = false});
+       }},
+  };
+  return table;
+}
+
+}  // namespace
+
+std::vector<std::string> recipe_steps() {
+  std::vector<std::string> names;
+  for (const auto& [name, step] : steps()) names.push_back(name);
+  return names;
+}
+
+std::vector<std::string> parse_recipe(const std::string& text) {
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const auto end = std::min(text.find('+', begin), text.size());
+    names.push_back(text.substr(begin, end - begin));
+    if (!steps().contains(names.back()))
+      pare::fail("zoo.101", "", "unknown recipe step '{}'; known: {}", names.back(),
+                 fmt::format("{}", fmt::join(recipe_steps(), ", ")));
+    begin = end + 1;
+  }
+  return names;
+}
+
+Recipe apply_recipe(const std::vector<std::string>& names, const pare::Model& model, const Batches& calibration,
+                    int threads) {
+  Recipe recipe{model, {}, {}};
+  recipe.compile.threads = threads;
+  for (const auto& name : names) steps().at(name)(recipe, calibration);
+  return recipe;
+}
+
+std::vector<Layer> layer_rows(const pare::Model& original, const Recipe& recipe, const Batches& calibration,
+                              const pare::ExecutionReport& execution) {
+  std::vector<Layer> layers;
+  if (recipe.report.rows().empty()) {
+    for (const auto& row : execution.rows)
+      layers.push_back({row.name,
+                        row.op,
+                        row.implementation == "aten" ? "declined" : "done",
+                        row.reason.empty() ? row.precision + " " + row.implementation : row.reason,
+                        {}});
+    return layers;
+  }
+  std::map<std::string, double> sqnr;
+  const std::vector<std::vector<torch::Tensor>> sample{calibration.front()};
+  for (const auto& row : pare::compare(original, recipe.model, sample)) sqnr[row.layer] = row.sqnr_db;
+  for (const auto& row : recipe.report.rows()) {
+    Layer layer{row.layer, row.op, std::string(pare::to_string(row.decision)), row.reason, {}};
+    if (const auto found = sqnr.find(row.layer); found != sqnr.end()) layer.sqnr_db = found->second;
+    layers.push_back(std::move(layer));
+  }
+  return layers;
+}
+
+}  // namespace zoo

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "examples/zoo/job.hpp"
+#include "pare/execute/compile.hpp"
+#include "pare/graph/model.hpp"
+#include "pare/pass/report.hpp"
+
+namespace zoo {
+
+using Batches = std::vector<std::vector<torch::Tensor>>;
+
+/// An optimized model, how to compile it, and what was done to get there.
+struct Recipe {
+  pare::Model model;
+  pare::CompileOptions compile;
+  pare::Report report;
+};
+
+/// Splits `a+b`. @throws pare::Error `zoo.101` for a step that does not exist
+std::vector<std::string> parse_recipe(const std::string& text);
+
+/// Runs the steps in order on a copy of `model`.
+Recipe apply_recipe(const std::vector<std::string>& steps, const pare::Model& model, const Batches& calibration,
+                    int threads);
+
+/// One row for each layer of the report, with its SQNR against the float model where both have it.
+std::vector<Layer> layer_rows(const pare::Model& original, const Recipe& recipe, const Batches& calibration,
+                              const pare::ExecutionReport& execution);
+
+}  // namespace zoo
