@@ -1,0 +1,95 @@
+#include <torch/torch.h>
+
+#include "pare/capture/capture.hpp"
+#include "pare/numerics/fake_quantize.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/cross_layer_equalization.hpp"
+#include "pare/quantize/smooth_quant.hpp"
+#include "tests/support/catch.hpp"
+
+namespace {
+
+namespace nn = torch::nn;
+
+struct PreNorm : nn::Module {
+  PreNorm() {
+    norm = register_module("norm", nn::LayerNorm(nn::LayerNormOptions({12})));
+    query = register_module("query", nn::Linear(12, 8));
+    value = register_module("value", nn::Linear(nn::LinearOptions(12, 8).bias(false)));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y = norm(x);
+    return x.narrow(-1, 0, 8) + query(y) * value(y);
+  }
+  nn::LayerNorm norm{nullptr};
+  nn::Linear query{nullptr}, value{nullptr};
+};
+
+struct PostNorm : nn::Module {
+  PostNorm() {
+    norm = register_module("norm", nn::LayerNorm(nn::LayerNormOptions({12})));
+    fc = register_module("fc", nn::Linear(12, 12));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y = norm(x);
+    return y + fc(y);
+  }
+  nn::LayerNorm norm{nullptr};
+  nn::Linear fc{nullptr};
+};
+
+}  // namespace
+
+TEST_CASE("cross-layer equalization keeps the function and evens the ranges", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), nn::ReLU(), nn::Conv2d(nn::Conv2dOptions(8, 8, 3).groups(8)),
+                     nn::ReLU(), nn::Conv2d(nn::Conv2dOptions(8, 4, 1)));
+  auto first = net->ptr<nn::Conv2dImpl>(0), depthwise = net->ptr<nn::Conv2dImpl>(2);
+  first->weight.mul_(torch::logspace(-2, 2, 8).reshape({8, 1, 1, 1}));
+  depthwise->weight[3].zero_();  // a dead channel
+  const auto model = pare::capture(*net, torch::randn({2, 3, 9, 9}));
+  const auto even = pare::apply(pare::CrossLayerEqualization{}, model);
+  CHECK(even.report.count(pare::Decision::Done) == 2);
+  const auto x = torch::randn({2, 3, 9, 9});
+  CHECK(torch::allclose(even.model(x), net->forward(x), 1e-4, 1e-4));
+  const auto spread = [](const torch::Tensor& weight) {
+    const auto ranges = weight.abs().amax({1, 2, 3});
+    return (ranges.max() / ranges.median()).item<double>();
+  };
+  CHECK(spread(even.model.weight("0.weight")) < spread(first->weight) / 3);
+  CHECK(torch::equal(model(x), net->forward(x)));
+}
+
+TEST_CASE("equalization declines ReLU6 and says why", "[quantize]") {
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), nn::ReLU6(), nn::Conv2d(nn::Conv2dOptions(8, 4, 1)));
+  net->eval();
+  const auto model = pare::capture(*net, torch::randn({2, 3, 9, 9}));
+  const auto result = pare::apply(pare::CrossLayerEqualization{}, model);
+  CHECK(result.report.count(pare::Decision::Done) == 0);
+  CHECK(result.report.rows("0").front().reason == "its activation is not homogeneous");
+}
+
+TEST_CASE("smoothing keeps the function and narrows the activations' spread", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  PreNorm net;
+  net.norm->weight[4] = 60.0F;
+  const auto model = pare::capture(net, torch::randn({2, 5, 12}));
+  const auto x = torch::randn({6, 5, 12});
+  const auto smooth = pare::apply(pare::SmoothQuant{}, model, {.calibration = pare::Batches{x}});
+  CHECK(smooth.report.count(pare::Decision::Done) == 1);
+  CHECK(torch::allclose(smooth.model(x), net.forward(x), 1e-3, 1e-3));
+  const auto gain = smooth.model.weight("norm.weight").abs();
+  CHECK((gain.max() / gain.median()).item<double>() < 30.0);
+}
+
+TEST_CASE("smoothing declines a layer norm that a residual reads", "[quantize]") {
+  PostNorm net;
+  const auto model = pare::capture(net, torch::randn({2, 5, 12}));
+  const auto result = pare::apply(pare::SmoothQuant{}, model);
+  CHECK(result.report.count(pare::Decision::Done) == 0);
+  CHECK(result.report.rows("norm").front().reason == "something other than linear layers reads it");
+}
