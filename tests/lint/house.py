@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Short files, guarded headers, error ids that the index knows, and the format of .clang-format.
+
+usage: house.py {lengths|headers|errors|format} ROOT
+"""
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+MAX_LINES = 400
+FOLDERS = ("include", "src", "examples", "tests", "benchmarks")
+
+
+def files(root, *suffixes):
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*")):
+            inside = path.relative_to(root).parts
+            if path.suffix in suffixes and not any(part.startswith("build") for part in inside):
+                yield path
+
+
+def lengths(root):
+    for path in files(root, ".hpp", ".cpp"):
+        count = path.read_text().count("\n")
+        if count > MAX_LINES:
+            yield f"{path.relative_to(root)}: {count} lines, at most {MAX_LINES}"
+
+
+def headers(root):
+    for path in files(root, ".hpp"):
+        if not path.read_text().startswith("#pragma once"):
+            yield f"{path.relative_to(root)}: does not start with #pragma once"
+
+
+def errors(root):
+    """Every id that the library throws is in docs/errors.md, and nothing else is."""
+    index = set(re.findall(r"^\| `(pare\.[a-z]+\.\d+)`", (root / "docs" / "errors.md").read_text(), re.M))
+    thrown = {}
+    for folder in ("include", "src"):
+        for path in sorted((root / folder).rglob("*.[hc]pp")):
+            for line in path.read_text().splitlines():
+                for found in re.findall(r'"(pare\.[a-z]+\.\d+)"', line.split("//")[0]):
+                    thrown.setdefault(found, path.relative_to(root))
+    for identifier in sorted(set(thrown) - index):
+        yield f"{thrown[identifier]}: {identifier} is not in docs/errors.md"
+    for identifier in sorted(index - set(thrown)):
+        yield f"docs/errors.md: {identifier} is thrown nowhere"
+
+
+def layout(root):
+    tool = shutil.which("clang-format-14") or shutil.which("clang-format")
+    if not tool:
+        yield "no clang-format: scripts/setup installs it"
+        return
+    version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout
+    if " 14." not in version:
+        print(f"skipped: the format is that of clang-format 14, this is {version.strip()}")
+        sys.exit(77)
+    paths = [str(path) for path in files(root, ".hpp", ".cpp")]
+    result = subprocess.run([tool, "--dry-run", "-Werror", *paths], capture_output=True, text=True, check=False)
+    for path in dict.fromkeys(re.findall(r"^(.*?):\d+:\d+: error", result.stderr, re.M)):
+        yield f"{pathlib.Path(path).relative_to(root)}: run clang-format -i on it"
+
+
+CHECKS = {"lengths": lengths, "headers": headers, "errors": errors, "format": layout}
+wrong = list(CHECKS[sys.argv[1]](pathlib.Path(sys.argv[2]).resolve()))
+print("\n".join(wrong) or f"{sys.argv[1]}: nothing to mend")
+sys.exit(bool(wrong))
