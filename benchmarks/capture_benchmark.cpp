@@ -1,4 +1,5 @@
-// Capture time, and replay against eager: the interpreter's overhead. Run with --benchmark_enable_random_interleaving=true
+// Capture time, and replay against eager: the interpreter's overhead. Run with
+// --benchmark_enable_random_interleaving=true
 // --benchmark_repetitions=9 and compare medians.
 #include <benchmark/benchmark.h>
 #include <torch/torch.h>

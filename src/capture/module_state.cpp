@@ -25,7 +25,9 @@ void set_random_state(const at::Tensor& state) {
 }  // namespace
 
 ModuleState::ModuleState(torch::nn::Module& module) : module_(module), random_(random_state()) {
-  for (auto& child : module.modules(/*include_self=*/true)) flags_.emplace_back(child.get(), child->is_training());
+  // Not include_self: that asks for a shared_ptr, which a module on the stack has not.
+  flags_.emplace_back(&module, module.is_training());
+  for (auto& child : module.modules(/*include_self=*/false)) flags_.emplace_back(child.get(), child->is_training());
   for (auto& buffer : module.buffers())
     if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone()});
 }
@@ -64,13 +66,12 @@ ModuleTensors module_tensors(torch::nn::Module& module) {
     }
     tensors.entries.push_back({path, tensor, is_parameter, {}});
   };
-  for (const auto& child : module.named_modules("", /*include_self=*/true)) {
-    const auto prefix = child.key().empty() ? std::string() : child.key() + ".";
-    for (const auto& item : child.value()->named_parameters(/*recurse=*/false))
-      add(prefix + item.key(), item.value(), true);
-    for (const auto& item : child.value()->named_buffers(/*recurse=*/false))
-      add(prefix + item.key(), item.value(), false);
-  }
+  const auto add_own = [&](const torch::nn::Module& owner, const std::string& prefix) {
+    for (const auto& item : owner.named_parameters(/*recurse=*/false)) add(prefix + item.key(), item.value(), true);
+    for (const auto& item : owner.named_buffers(/*recurse=*/false)) add(prefix + item.key(), item.value(), false);
+  };
+  add_own(module, "");
+  for (const auto& child : module.named_modules("", /*include_self=*/false)) add_own(*child.value(), child.key() + ".");
   return tensors;
 }
 

@@ -44,7 +44,8 @@ namespace {
 void check(const CompileOptions& options) {
   const auto supported = [](c10::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; };
   if (!supported(options.dtype))
-    fail("pare.execute.101", "dtype", "{} is not a compute precision: use float32 or bfloat16, and fake-quantize for int8",
+    fail("pare.execute.101", "dtype",
+         "{} is not a compute precision: use float32 or bfloat16, and fake-quantize for int8",
          c10::toString(options.dtype));
   for (const auto& [name, type] : options.node_precision)
     if (!supported(type))

@@ -55,8 +55,8 @@ class Matcher {
         if (taken_[index(*it)] || graph_.node(*it).barrier) continue;
         const auto family = family_of(graph_, *it);
         if (!is_kernel(family) || is_table_op(*it)) continue;
-        const bool weighted = family == OpFamily::Convolution || family == OpFamily::TransposedConvolution ||
-                              family == OpFamily::Linear;
+        const bool weighted =
+            family == OpFamily::Convolution || family == OpFamily::TransposedConvolution || family == OpFamily::Linear;
         if (weighted == weighted_pass) regions.push_back(grow(*it, family));
       }
     }
@@ -75,7 +75,6 @@ class Matcher {
     const auto& node = graph_.node(id);
     return !node.operands.empty() && node.output() != kNoValue && table_weight(graph_, node.output()) != kNoValue;
   }
-
 
   // The only user of a value that stays inside the model, dropout looked through.
   const Node* sole_user(ValueId value, std::vector<NodeId>& passed) const {
@@ -227,11 +226,21 @@ std::vector<FusedRegion> match_regions(const Graph& graph, std::span<const Fusio
 }
 
 ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* path) {
-  constexpr std::array<std::string_view, 15> through{
-      "aten::t",       "aten::transpose", "aten::permute",    "aten::numpy_T",
-      "aten::reshape", "aten::view",      "aten::contiguous", "aten::to",
-      "aten::fake_quantize_per_tensor_affine", "aten::fake_quantize_per_channel_affine",
-      "aten::flatten", "aten::unsqueeze", "aten::squeeze",    "aten::alias", "aten::detach"};
+  constexpr std::array<std::string_view, 15> through{"aten::t",
+                                                     "aten::transpose",
+                                                     "aten::permute",
+                                                     "aten::numpy_T",
+                                                     "aten::reshape",
+                                                     "aten::view",
+                                                     "aten::contiguous",
+                                                     "aten::to",
+                                                     "aten::fake_quantize_per_tensor_affine",
+                                                     "aten::fake_quantize_per_channel_affine",
+                                                     "aten::flatten",
+                                                     "aten::unsqueeze",
+                                                     "aten::squeeze",
+                                                     "aten::alias",
+                                                     "aten::detach"};
   std::vector<NodeId> nodes;
   while (value != kNoValue) {
     if (graph.value(value).kind == ValueKind::Weight) {

@@ -132,9 +132,9 @@ bool is_activation_value(const Graph& graph, const Operand& operand) {
 
 std::string_view name_of(OpFamily family) noexcept {
   constexpr std::string_view names[] = {
-      "convolution", "transposed convolution", "linear",     "matrix multiply", "attention",       "recurrent",
-      "embedding",   "normalization",          "addition",   "multiplication",  "activation",      "softmax",
-      "average pooling", "concatenation",      "pass-through", "fake-quantize", "other"};
+      "convolution",     "transposed convolution", "linear",       "matrix multiply", "attention",  "recurrent",
+      "embedding",       "normalization",          "addition",     "multiplication",  "activation", "softmax",
+      "average pooling", "concatenation",          "pass-through", "fake-quantize",   "other"};
   return names[static_cast<std::size_t>(family)];
 }
 
@@ -149,7 +149,7 @@ OpFamily family_of(const Graph& graph, NodeId id) {
   switch (family) {
     case OpFamily::Linear:
       return table_weight(graph, node.input(node.is("aten::linear") ? 1 : 2)) == kNoValue ? OpFamily::MatrixMultiply
-                                                                                         : family;
+                                                                                          : family;
     case OpFamily::MatrixMultiply:
       return node.operands.size() == 2 && table_weight(graph, node.input(1)) != kNoValue ? OpFamily::Linear : family;
     case OpFamily::Convolution:

@@ -19,7 +19,9 @@ Norm trained(Norm norm) {
   return norm;
 }
 
-std::size_t count(const pare::Model& model, std::string_view name) { return model.graph().nodes(pare::op(name)).size(); }
+std::size_t count(const pare::Model& model, std::string_view name) {
+  return model.graph().nodes(pare::op(name)).size();
+}
 
 void check_folded(torch::nn::Sequential net, const torch::Tensor& example) {
   net->eval();
@@ -39,16 +41,18 @@ void check_folded(torch::nn::Sequential net, const torch::Tensor& example) {
 TEST_CASE("a folded batch norm is the same function", "[fuse]") {
   namespace nn = torch::nn;
   torch::manual_seed(0);
-  check_folded(nn::Sequential(nn::Conv2d(nn::Conv2dOptions(6, 8, 3).bias(false)), trained(nn::BatchNorm2d(8)), nn::ReLU()),
-               torch::randn({2, 6, 9, 9}));
+  check_folded(
+      nn::Sequential(nn::Conv2d(nn::Conv2dOptions(6, 8, 3).bias(false)), trained(nn::BatchNorm2d(8)), nn::ReLU()),
+      torch::randn({2, 6, 9, 9}));
   check_folded(nn::Sequential(nn::Conv2d(nn::Conv2dOptions(6, 12, 3).groups(3)), trained(nn::BatchNorm2d(12))),
                torch::randn({2, 6, 9, 9}));
   check_folded(nn::Sequential(nn::Conv1d(nn::Conv1dOptions(4, 8, 3)), trained(nn::BatchNorm1d(8))),
                torch::randn({2, 4, 12}));
   check_folded(nn::Sequential(nn::Conv3d(nn::Conv3dOptions(2, 4, 3)), trained(nn::BatchNorm3d(4))),
                torch::randn({2, 2, 5, 6, 7}));
-  check_folded(nn::Sequential(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(6, 8, 3).stride(2)), trained(nn::BatchNorm2d(8))),
-               torch::randn({2, 6, 5, 5}));
+  check_folded(
+      nn::Sequential(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(6, 8, 3).stride(2)), trained(nn::BatchNorm2d(8))),
+      torch::randn({2, 6, 5, 5}));
   check_folded(nn::Sequential(nn::ConvTranspose2d(nn::ConvTranspose2dOptions(6, 8, 3).groups(2).bias(false)),
                               trained(nn::BatchNorm2d(8))),
                torch::randn({2, 6, 5, 5}));
@@ -73,7 +77,8 @@ TEST_CASE("a batch norm without a layer in front stays and says why", "[fuse]") 
 namespace {
 
 struct Attention : torch::nn::Module {
-  torch::Tensor forward(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const torch::Tensor& mask) {
+  torch::Tensor forward(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const torch::Tensor& mask) {
     return torch::scaled_dot_product_attention(q, k, v, mask);
   }
 };

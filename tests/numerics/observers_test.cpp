@@ -18,7 +18,7 @@ constexpr auto kSigned = pare::IntegerGrid::signed_symmetric();
 // Ranges that grow, change sign, and hold zeros only.
 std::vector<torch::Tensor> batches() {
   torch::manual_seed(7);
-  return {torch::zeros({5}),           torch::randn({100, 7}) * 1e-3, torch::randn({4000}),
+  return {torch::zeros({5}),           torch::randn({100, 7}) * 1e-3,         torch::randn({4000}),
           torch::rand({64, 64}) * 100, torch::relu(torch::randn({3000}) * 5), -torch::rand({1000}) * 17 + 2};
 }
 

@@ -109,7 +109,8 @@ TEST_CASE("compensated rounding with groups, dead features and a singular hessia
   const auto rounded = pare::CompensatedRounding{}(weight, gram.second_moment(true)[0], qparams.scale.reshape({8, 4}),
                                                    qparams.zero_point.reshape({8, 4}), grid);
   CHECK(torch::isfinite(rounded).all().item<bool>());
-  CHECK(torch::allclose(pare::fake_quantize(rounded.reshape({32, 8}), qparams, grid), rounded.reshape({32, 8}), 0, 1e-6));
+  CHECK(
+      torch::allclose(pare::fake_quantize(rounded.reshape({32, 8}), qparams, grid), rounded.reshape({32, 8}), 0, 1e-6));
   CHECK_THROWS_AS(pare::CompensatedRounding{}(weight, torch::eye(5, torch::kDouble), qparams.scale.reshape({8, 4}),
                                               qparams.zero_point.reshape({8, 4}), grid),
                   pare::Error);

@@ -49,7 +49,9 @@ struct Recurrent : nn::Module {
   nn::Linear head{nullptr};
 };
 
-std::size_t count(const pare::Model& model, std::string_view name) { return model.graph().nodes(pare::op(name)).size(); }
+std::size_t count(const pare::Model& model, std::string_view name) {
+  return model.graph().nodes(pare::op(name)).size();
+}
 constexpr auto kTensor = "aten::fake_quantize_per_tensor_affine";
 constexpr auto kChannel = "aten::fake_quantize_per_channel_affine";
 
@@ -132,8 +134,7 @@ TEST_CASE("layers are kept float by name and by pattern", "[quantize]") {
   torch::manual_seed(0);
   SmallNet net;
   const auto model = pare::capture(net, torch::randn({2, 3, 10, 10}));
-  const auto result =
-      pare::apply(pare::Quantizer{.keep_float = {"fc", "dep*"}}, model, {.calibration = images()});
+  const auto result = pare::apply(pare::Quantizer{.keep_float = {"fc", "dep*"}}, model, {.calibration = images()});
   CHECK(count(result.model, kChannel) == 2);
   for (const auto* layer : {"fc", "depthwise"}) {
     const auto rows = result.report.rows(layer);
@@ -210,8 +211,8 @@ TEST_CASE("compare finds the layer that a change hurts", "[quantize]") {
   torch::manual_seed(0);
   SmallNet net;
   const auto model = pare::capture(net, torch::randn({2, 3, 10, 10}));
-  const auto coarse = pare::apply(pare::Quantizer{.keep_float = {"stem", "depthwise", "project"}, .weights = {2}}, model,
-                                  {.calibration = images()});
+  const auto coarse = pare::apply(pare::Quantizer{.keep_float = {"stem", "depthwise", "project"}, .weights = {2}},
+                                  model, {.calibration = images()});
   const auto rows = pare::compare(model, coarse.model, images(1));
   REQUIRE_FALSE(rows.empty());
   CHECK(rows.back().layer == "output 0");

@@ -45,8 +45,9 @@ struct PostNorm : nn::Module {
 TEST_CASE("cross-layer equalization keeps the function and evens the ranges", "[quantize]") {
   torch::manual_seed(0);
   const torch::NoGradGuard no_grad;
-  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), nn::ReLU(), nn::Conv2d(nn::Conv2dOptions(8, 8, 3).groups(8)),
-                     nn::ReLU(), nn::Conv2d(nn::Conv2dOptions(8, 4, 1)));
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), nn::ReLU(),
+                     nn::Conv2d(nn::Conv2dOptions(8, 8, 3).groups(8)), nn::ReLU(),
+                     nn::Conv2d(nn::Conv2dOptions(8, 4, 1)));
   auto first = net->ptr<nn::Conv2dImpl>(0), depthwise = net->ptr<nn::Conv2dImpl>(2);
   first->weight.mul_(torch::logspace(-2, 2, 8).reshape({8, 1, 1, 1}));
   depthwise->weight[3].zero_();  // a dead channel

@@ -9,8 +9,8 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Float graphs run in `options.dtype`; between fake-quantize nodes, activations and weights are integers. Batch norms
 /// left in the graph are folded, activations and residual sums fused, layouts chosen by oneDNN; what it does not cover
-/// runs on ATen. Without oneDNN in the build the whole model runs on ATen, and the report says so. The model is compiled
-/// in evaluation mode and is not changed; its weights are copied.
+/// runs on ATen. Without oneDNN in the build the whole model runs on ATen, and the report says so. The model is
+/// compiled in evaluation mode and is not changed; its weights are copied.
 ///
 /// @throws Error `pare.execute.101` when an option is out of range
 [[nodiscard]] CompiledModel compile(const Model& model, const CompileOptions& options = {});

@@ -16,8 +16,8 @@ class Executor;
 
 /// A model ready to run: kernels chosen, weights packed, memory planned. Made by `compile()`.
 ///
-/// Holds no reference to the model it came from. Any number of threads may call it at once. A plan is built on the first
-/// call with new input sizes and kept (`CompileOptions::plans`). No gradients.
+/// Holds no reference to the model it came from. Any number of threads may call it at once. A plan is built on the
+/// first call with new input sizes and kept (`CompileOptions::plans`). No gradients.
 class CompiledModel {
  public:
   explicit CompiledModel(std::shared_ptr<Executor> executor) : executor_(std::move(executor)) {}
@@ -29,8 +29,8 @@ class CompiledModel {
   [[nodiscard]] std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap = {}) const;
   /// Single-output convenience. @throws Error `pare.run.107` when the model has several outputs.
   template <class... Tensors>
-    requires(std::convertible_to<const Tensors&, at::Tensor> && ...)
-  [[nodiscard]] at::Tensor operator()(const Tensors&... inputs) const {
+  requires(std::convertible_to<const Tensors&, at::Tensor>&&...) [[nodiscard]] at::Tensor operator()(
+      const Tensors&... inputs) const {
     return only(run(std::vector<at::Tensor>{inputs...}));
   }
 

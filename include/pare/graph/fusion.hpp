@@ -11,8 +11,8 @@ PARE_NAMESPACE_BEGIN
 
 /// A fused region: nodes that run as one kernel and are quantized once, at their common output.
 ///
-/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation)`. Between two nodes of a region the value has no other
-/// use, is no output of the model, and carries no fake-quantize.
+/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation)`. Between two nodes of a region the value has no
+/// other use, is no output of the model, and carries no fake-quantize.
 struct FusedRegion {
   OpFamily family = OpFamily::Other;  ///< of the anchor
   NodeId anchor = kNoNode;            ///< the op that does the arithmetic
@@ -21,14 +21,14 @@ struct FusedRegion {
   ValueId output = kNoValue;          ///< result of the last node: where the region is quantized
 
   // Weighted anchors (convolutions, linear, embedding): the entry of the weight table.
-  ValueId weight = kNoValue;          ///< reached through transposes, reshapes, casts and fake-quantize
-  std::vector<NodeId> weight_nodes;   ///< those nodes, from the table to the anchor
-  ValueId bias = kNoValue;            ///< the anchor's bias, or the one that `bias_add` adds
-  NodeId bias_add = kNoNode;          ///< `matmul(x, w.t()) + b`
+  ValueId weight = kNoValue;         ///< reached through transposes, reshapes, casts and fake-quantize
+  std::vector<NodeId> weight_nodes;  ///< those nodes, from the table to the anchor
+  ValueId bias = kNoValue;           ///< the anchor's bias, or the one that `bias_add` adds
+  NodeId bias_add = kNoNode;         ///< `matmul(x, w.t()) + b`
 
-  NodeId batch_norm = kNoNode;        ///< absent once folded
+  NodeId batch_norm = kNoNode;  ///< absent once folded
   NodeId residual_add = kNoNode;
-  ValueId residual = kNoValue;        ///< the other summand, an activation; quantized on its own
+  ValueId residual = kNoValue;  ///< the other summand, an activation; quantized on its own
   NodeId activation = kNoNode;
 };
 
@@ -47,10 +47,10 @@ std::span<const FusionRule> default_fusion_rules() noexcept;
 /// FakeQuantize and Other) is in exactly one region; a residual add goes to the later of the two kernels it could join.
 ///
 /// Works on float and on fake-quantized graphs alike, in evaluation mode: dropout is looked through.
-std::vector<FusedRegion> match_regions(const Graph& graph,
-                                       std::span<const FusionRule> rules = default_fusion_rules());
+std::vector<FusedRegion> match_regions(const Graph& graph, std::span<const FusionRule> rules = default_fusion_rules());
 
-/// The weight-table entry that a value is read from through transposes, reshapes, casts and fake-quantize, or `kNoValue`.
+/// The weight-table entry that a value is read from through transposes, reshapes, casts and fake-quantize, or
+/// `kNoValue`.
 /// @param path if given, receives those nodes, from the table to the value
 ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* path = nullptr);
 

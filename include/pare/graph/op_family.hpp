@@ -16,14 +16,14 @@ enum class OpFamily : std::uint8_t {
   Attention,              ///< scaled_dot_product_attention
   Recurrent,              ///< lstm, gru, rnn
   Embedding,
-  Normalization,          ///< batch, layer, group, instance, RMS norm
-  Addition,               ///< add, sub of two activations
-  Multiplication,         ///< mul, div of two activations
-  Activation,             ///< relu, gelu, …: elementwise functions of one activation
+  Normalization,   ///< batch, layer, group, instance, RMS norm
+  Addition,        ///< add, sub of two activations
+  Multiplication,  ///< mul, div of two activations
+  Activation,      ///< relu, gelu, …: elementwise functions of one activation
   Softmax,
-  AveragePooling,         ///< avg_pool, adaptive_avg_pool, mean over spatial dims
-  Concatenation,          ///< cat, stack: integers pass when all inputs share qparams
-  PassThrough,            ///< moves elements or picks some of them: output values are input values (views, max_pool, …)
+  AveragePooling,  ///< avg_pool, adaptive_avg_pool, mean over spatial dims
+  Concatenation,   ///< cat, stack: integers pass when all inputs share qparams
+  PassThrough,     ///< moves elements or picks some of them: output values are input values (views, max_pool, …)
   FakeQuantize,
   Other,
 };

@@ -40,8 +40,8 @@ struct TargetDescription {
   [[nodiscard]] bool supports_activation(OpFamily family, const Scheme& scheme) const noexcept;
 };
 
-/// This process's back end: oneDNN's integer kernels. Weights s8 symmetric (per output channel or per tensor), activations
-/// u8 affine or s8 symmetric per tensor; recurrent and embedding weights only.
+/// This process's back end: oneDNN's integer kernels. Weights s8 symmetric (per output channel or per tensor),
+/// activations u8 affine or s8 symmetric per tensor; recurrent and embedding weights only.
 const TargetDescription& onednn_target();
 
 PARE_NAMESPACE_END

@@ -14,11 +14,12 @@ namespace {
 
 // Ops that return views wherever strides allow; the plan runs them on strides alone.
 bool is_view(const Node& node) {
-  constexpr std::array<std::string_view, 18> views{
-      "aten::view",    "aten::_unsafe_view", "aten::reshape",   "aten::flatten", "aten::unflatten", "aten::permute",
-      "aten::t",       "aten::transpose",    "aten::numpy_T",   "aten::squeeze", "aten::unsqueeze", "aten::slice",
-      "aten::select",  "aten::narrow",       "aten::chunk",     "aten::split",   "aten::unbind",
-      "aten::split_with_sizes"};
+  constexpr std::array<std::string_view, 18> views{"aten::view",    "aten::_unsafe_view", "aten::reshape",
+                                                   "aten::flatten", "aten::unflatten",    "aten::permute",
+                                                   "aten::t",       "aten::transpose",    "aten::numpy_T",
+                                                   "aten::squeeze", "aten::unsqueeze",    "aten::slice",
+                                                   "aten::select",  "aten::narrow",       "aten::chunk",
+                                                   "aten::split",   "aten::unbind",       "aten::split_with_sizes"};
   return std::ranges::find(views, node.op.base()) != views.end();
 }
 
@@ -169,7 +170,8 @@ bool Lowering::lower_pooling(const Node& node, ProgramStep& step) {
   const bool average = node.is("aten::avg_pool2d") || node.is("aten::avg_pool1d") || node.is("aten::avg_pool3d");
   if (!max && !average) return false;
   const auto rank = type(node.input(0)).rank();
-  const std::size_t spatial = node.op.base().back() == 'd' ? static_cast<std::size_t>(node.op.base()[node.op.base().size() - 2] - '0') : 0;
+  const std::size_t spatial =
+      node.op.base().back() == 'd' ? static_cast<std::size_t>(node.op.base()[node.op.base().size() - 2] - '0') : 0;
   if (rank != spatial + 2) return false;
   if (node.operand("ceil_mode").boolean().value_or(true)) return false;
   const auto read = [&](std::string_view name, std::int64_t otherwise) {
@@ -180,7 +182,8 @@ bool Lowering::lower_pooling(const Node& node, ProgramStep& step) {
   };
   auto& window = step.window;
   window.kernel = read("kernel_size", 1);
-  window.strides = node.operand("stride").integers().value_or(memory::dims{}).empty() ? window.kernel : read("stride", 1);
+  window.strides =
+      node.operand("stride").integers().value_or(memory::dims{}).empty() ? window.kernel : read("stride", 1);
   window.pads_before = window.pads_after = read("padding", 0);
   window.dilation = max ? read("dilation", 1) : memory::dims(spatial, 1);
   step.algorithm = algorithm::pooling_max;

@@ -180,8 +180,9 @@ bool Lowering::lower_convolution(const FusedRegion& region, ProgramStep& step) {
   }
   if (g == 1) tensor = tensor.squeeze(0);
   tensor = tensor.contiguous();
-  step.weights = std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
-                                                 kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
+  step.weights =
+      std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
+                                      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
   return true;
 }
 
@@ -201,9 +202,11 @@ bool Lowering::lower_linear(const FusedRegion& region, ProgramStep& step) {
   const std::int64_t axis = is_linear ? 0 : 1;
   auto kernel = kernel_of(region, axis, program_.quantization[index(source)].has_value());
   auto tensor = (is_linear ? kernel.tensor.t() : kernel.tensor).contiguous();  // [K, N]
-  if (kernel.bias.defined() && kernel.bias.numel() != tensor.size(1)) kernel.bias = kernel.bias.expand({tensor.size(1)});
-  step.weights = std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
-                                                 kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
+  if (kernel.bias.defined() && kernel.bias.numel() != tensor.size(1))
+    kernel.bias = kernel.bias.expand({tensor.size(1)});
+  step.weights =
+      std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
+                                      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
   return true;
 }
 
@@ -238,8 +241,8 @@ void Lowering::extend_product(ProgramStep& step) {
     const auto& node = graph_.node(uses[0]);
     if (node.barrier || done_[index(node.id)] || node.outputs.size() != 1) return;
     PostOp post;
-    if ((node.is("aten::mul") || node.is("aten::div.Scalar") || node.is("aten::div.Tensor")) && input(node, 0) == value &&
-        scalar(node.operand(1))) {
+    if ((node.is("aten::mul") || node.is("aten::div.Scalar") || node.is("aten::div.Tensor")) &&
+        input(node, 0) == value && scalar(node.operand(1))) {
       const auto factor = *scalar(node.operand(1));
       post = {algorithm::eltwise_linear, static_cast<float>(node.is("aten::mul") ? factor : 1 / factor), 0, kNoValue};
     } else if (node.is("aten::add.Tensor") && node.operand(2).number() == 1.0) {

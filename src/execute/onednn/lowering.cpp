@@ -41,7 +41,8 @@ Program Lowering::run() {
     }
   }
   for (const auto output : graph_.outputs())
-    if (output != kNoValue && is_constant(root(output))) program_.constants[index(root(output))] = constant(root(output));
+    if (output != kNoValue && is_constant(root(output)))
+      program_.constants[index(root(output))] = constant(root(output));
   return std::move(program_);
 }
 

@@ -60,9 +60,9 @@ class Lowering {
   const CompileOptions& options_;
   Program program_;
   const Graph& graph_;
-  std::vector<bool> done_;                                        // by NodeId: absorbed by a step
-  std::unordered_map<std::size_t, at::Tensor> folded_;            // by ValueId
-  std::unordered_map<std::size_t, NodeId> quantizer_;             // by ValueId: the fake-quantize that stores it
+  std::vector<bool> done_;                              // by NodeId: absorbed by a step
+  std::unordered_map<std::size_t, at::Tensor> folded_;  // by ValueId
+  std::unordered_map<std::size_t, NodeId> quantizer_;   // by ValueId: the fake-quantize that stores it
   struct Padding {
     ValueId source;
     dnnl::memory::dims before, after;

@@ -58,8 +58,8 @@ class OnednnExecutor final : public Executor {
 
   ExecutionReport report() const override {
     const auto* version = dnnl::version();
-    ExecutionReport report{
-        .backend = fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch), .rows = {}};
+    ExecutionReport report{.backend = fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch),
+                           .rows = {}};
     const std::lock_guard lock(mutex_);
     if (!entries_.empty()) report.rows = entries_.front()->plan->rows;
     return report;

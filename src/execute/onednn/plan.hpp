@@ -94,7 +94,9 @@ class PlanInstance {
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap);
 
   // For the functions of a plan.
-  [[nodiscard]] char* pointer(int buffer) const { return static_cast<char*>(pointers_[static_cast<std::size_t>(buffer)]); }
+  [[nodiscard]] char* pointer(int buffer) const {
+    return static_cast<char*>(pointers_[static_cast<std::size_t>(buffer)]);
+  }
   [[nodiscard]] const at::Tensor& tensor(int number) const { return tensors_[static_cast<std::size_t>(number)]; }
   void set_tensor(int number, at::Tensor tensor) { tensors_[static_cast<std::size_t>(number)] = std::move(tensor); }
   /// Points a buffer's arguments at memory.
@@ -109,9 +111,9 @@ class PlanInstance {
   };
   std::shared_ptr<const Plan> plan_;
   std::unique_ptr<char, void (*)(void*)> arena_;
-  std::vector<void*> pointers_;                                       // by buffer
-  std::vector<std::vector<Binding>> bindings_;                        // by buffer that moves
-  std::vector<std::unordered_map<int, dnnl::memory>> arguments_;      // by call
+  std::vector<void*> pointers_;                                   // by buffer
+  std::vector<std::vector<Binding>> bindings_;                    // by buffer that moves
+  std::vector<std::unordered_map<int, dnnl::memory>> arguments_;  // by call
   std::vector<at::Tensor> tensors_;
   const Tap* tap_ = nullptr;
   dnnl::stream stream_;

@@ -152,8 +152,8 @@ void PlanBuilder::finish_outputs() {
         buffer.number = number;
         result.buffer = made.buffer;
       } else {
-        const Stored target{made.layout, new_buffer({.kind = Kind::Output, .bytes = made.layout.get_size(), .number = number}),
-                            0, -1};
+        const Stored target{
+            made.layout, new_buffer({.kind = Kind::Output, .bytes = made.layout.get_size(), .number = number}), 0, -1};
         reorder(made, target, std::nullopt, std::nullopt);
         result.buffer = target.buffer;
       }
@@ -165,7 +165,8 @@ void PlanBuilder::finish_outputs() {
 // Tensors made while running are dropped after their last reader.
 void PlanBuilder::finish_lives() {
   std::vector<std::size_t> last(plan_->tensors.size(), 0);
-  for (const auto& [call, tensor] : tensor_uses_) last[static_cast<std::size_t>(tensor)] = std::max(last[static_cast<std::size_t>(tensor)], call);
+  for (const auto& [call, tensor] : tensor_uses_)
+    last[static_cast<std::size_t>(tensor)] = std::max(last[static_cast<std::size_t>(tensor)], call);
   std::vector<bool> keep(plan_->tensors.size(), false);
   for (const auto& output : plan_->outputs)
     if (output.tensor >= 0) keep[static_cast<std::size_t>(output.tensor)] = true;
@@ -189,7 +190,8 @@ void PlanBuilder::row(const ProgramStep& step, std::string implementation, std::
     auto base = graph_.node(id).op.base();
     fused += base.substr(base.find("::") + 2);
   }
-  plan_->rows.push_back({node.name, node.op.name(), fused, std::string(precision), std::move(implementation), step.reason});
+  plan_->rows.push_back(
+      {node.name, node.op.name(), fused, std::string(precision), std::move(implementation), step.reason});
 }
 
 PARE_NAMESPACE_END

@@ -47,7 +47,9 @@ class PlanBuilder {
   dnnl::memory scalar(std::int32_t value);
 
   // Calls.
-  PlanArgument argument(int number, const Stored& stored) const { return {number, stored.layout, stored.buffer, stored.offset, {}}; }
+  PlanArgument argument(int number, const Stored& stored) const {
+    return {number, stored.layout, stored.buffer, stored.offset, {}};
+  }
   PlanArgument argument(int number, dnnl::memory constant) const { return {number, {}, -1, 0, std::move(constant)}; }
   void call(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& description,
             std::vector<PlanArgument> arguments);
@@ -92,10 +94,10 @@ class PlanBuilder {
   const Program& program_;
   const Graph& graph_;
   bool tapped_;
-  std::size_t position_ = 0;                          // of the step being emitted
-  std::vector<std::vector<Stored>> values_;           // by ValueId; the first is how it was made
-  std::vector<std::size_t> last_use_;                 // by ValueId: step
-  std::vector<int> use_count_;                        // by ValueId
+  std::size_t position_ = 0;                 // of the step being emitted
+  std::vector<std::vector<Stored>> values_;  // by ValueId; the first is how it was made
+  std::vector<std::size_t> last_use_;        // by ValueId: step
+  std::vector<int> use_count_;               // by ValueId
   std::map<std::pair<int, std::size_t>, int> tensor_views_;
   std::vector<std::pair<std::size_t, int>> tensor_uses_;  // call, tensor
 };

@@ -104,9 +104,9 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto type = source.layout.get_data_type();
   const auto describe = [&](const desc& layout) {
-    return dnnl::pooling_forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference, step.algorithm, layout,
-                                                 desc(dims, type, memory::format_tag::any), window.strides, window.kernel,
-                                                 dilation, window.pads_before, after, attr, true);
+    return dnnl::pooling_forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference, step.algorithm,
+                                                 layout, desc(dims, type, memory::format_tag::any), window.strides,
+                                                 window.kernel, dilation, window.pads_before, after, attr, true);
   };
   auto description = describe(source.layout);
   if (!description || std::string(description.impl_info_str()).find("ref") != std::string::npos) {
@@ -160,7 +160,8 @@ void mean_points(const char* source, char* result, const MeanShape& shape, const
         to[c] = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
       continue;
     }
-    const float inverse = 1.F / write->scale, low = write->is_signed ? -128.F : 0.F, high = write->is_signed ? 127.F : 255.F;
+    const float inverse = 1.F / write->scale, low = write->is_signed ? -128.F : 0.F,
+                high = write->is_signed ? 127.F : 255.F;
     auto* to = reinterpret_cast<std::uint8_t*>(result) + n * shape.channels;
     for (std::int64_t c = 0; c < shape.channels; ++c) {
       const float real = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
@@ -177,8 +178,8 @@ void PlanBuilder::emit_mean(const ProgramStep& step) {
   const auto input = step.inputs[0], output = step.outputs[0];
   auto source = stored(input);
   if (source.layout.get_data_type() == data_type::bf16 || !is_plain(source.layout)) {
-    const auto type = quantization(input) && is_integer(source.layout.get_data_type()) ? quantization(input)->type()
-                                                                                      : data_type::f32;
+    const auto type =
+        quantization(input) && is_integer(source.layout.get_data_type()) ? quantization(input)->type() : data_type::f32;
     const auto dims = source.layout.get_dims();
     source = in_layout(input, desc(dims, type, channels_last_strides(dims)));
   }

@@ -75,8 +75,7 @@ void PlanInstance::bind(int buffer, void* pointer) {
   const auto at = static_cast<std::size_t>(buffer);
   if (pointers_[at] == pointer) return;
   pointers_[at] = pointer;
-  for (auto& binding : bindings_[at])
-    binding.memory.set_data_handle(static_cast<char*>(pointer) + binding.offset);
+  for (auto& binding : bindings_[at]) binding.memory.set_data_handle(static_cast<char*>(pointer) + binding.offset);
 }
 
 std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap) {

@@ -52,7 +52,8 @@ void PlanBuilder::integer_arguments(const ProgramStep& step, Epilogue& epilogue,
     epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | side, scalar(quantized.scale)));
     if (quantized.zero_point == 0) return;
     attr.set_zero_points_mask(side, 0);
-    epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_ZERO_POINTS | side, scalar(std::int32_t{quantized.zero_point})));
+    epilogue.arguments.push_back(
+        argument(DNNL_ARG_ATTR_ZERO_POINTS | side, scalar(std::int32_t{quantized.zero_point})));
   };
   if (reads_integers(step)) {
     add(DNNL_ARG_SRC, *quantization(step.inputs[0]));
@@ -69,8 +70,8 @@ void PlanBuilder::integer_arguments(const ProgramStep& step, Epilogue& epilogue,
   if (is_integer(type)) add(DNNL_ARG_DST, *quantization(step.outputs[0]));
 }
 
-// Everything behind the multiplication: residual sum, activation, requantization. `layout` is the result's layout in the
-// kernel's own dims, known whenever there is a residual.
+// Everything behind the multiplication: residual sum, activation, requantization. `layout` is the result's layout in
+// the kernel's own dims, known whenever there is a residual.
 PlanBuilder::Epilogue PlanBuilder::epilogue(const ProgramStep& step, data_type type, const desc& layout,
                                             const std::vector<Stored>& sources) {
   Epilogue result;
@@ -134,16 +135,18 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   const memory::dims bias_dims{result_dims[1]};
   auto dilation = window.dilation;
   for (auto& one : dilation) --one;
-  const auto describe = [&](const desc& source, const desc& weights, const desc& result, const dnnl::primitive_attr& attr) {
+  const auto describe = [&](const desc& source, const desc& weights, const desc& result,
+                            const dnnl::primitive_attr& attr) {
     return biased ? Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
                                             dnnl::algorithm::convolution_direct, source, weights,
                                             any_layout(bias_dims, data_type::f32), result, window.strides, dilation,
                                             window.pads_before, window.pads_after, attr, true)
-                  : Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
-                                            dnnl::algorithm::convolution_direct, source, weights, result, window.strides,
-                                            dilation, window.pads_before, window.pads_after, attr, true);
+                  : Forward::primitive_desc(
+                        cpu_engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, source,
+                        weights, result, window.strides, dilation, window.pads_before, window.pads_after, attr, true);
   };
-  const auto any_source = any_layout(source_dims, source_type), any_weights = any_layout(step.weights->dims(), weight_type);
+  const auto any_source = any_layout(source_dims, source_type),
+             any_weights = any_layout(step.weights->dims(), weight_type);
   auto any_result = any_layout(result_dims, type);
   // The layout at hand, if a good kernel takes it; else the one oneDNN likes best.
   const auto& at_hand = stored(input);
@@ -177,7 +180,8 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
     result = {description.dst_desc(), behind.in_place->buffer, behind.in_place->offset, -1};
   } else {
     result = allocate(description.dst_desc());
-    if (behind.copied) reorder(*behind.copied, {behind.copied->layout, result.buffer, 0, -1}, std::nullopt, std::nullopt);
+    if (behind.copied)
+      reorder(*behind.copied, {behind.copied->layout, result.buffer, 0, -1}, std::nullopt, std::nullopt);
   }
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, source));
@@ -262,7 +266,8 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
     result = {layout, behind.in_place->buffer, behind.in_place->offset, -1};
   } else {
     result = allocate(layout);
-    if (behind.copied) reorder(*behind.copied, {behind.copied->layout, result.buffer, 0, -1}, std::nullopt, std::nullopt);
+    if (behind.copied)
+      reorder(*behind.copied, {behind.copied->layout, result.buffer, 0, -1}, std::nullopt, std::nullopt);
   }
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, source));
@@ -321,7 +326,8 @@ void PlanBuilder::emit_product(const ProgramStep& step) {
   }
   desc layout(dims, type, transposed_strides(output));
   auto behind = epilogue(step, type, layout, sources);
-  const dnnl::matmul::primitive_desc description(cpu_engine(), sources[0].layout, sources[1].layout, layout, behind.attr);
+  const dnnl::matmul::primitive_desc description(cpu_engine(), sources[0].layout, sources[1].layout, layout,
+                                                 behind.attr);
   const auto result = allocate(layout);
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, sources[0]));

@@ -19,7 +19,7 @@ namespace {
 // Whether a result may share its operand's memory.
 bool may_alias(const Node& node) {
   constexpr std::array<std::string_view, 12> sometimes{
-      "aten::reshape", "aten::flatten", "aten::contiguous", "aten::to",        "aten::expand_as",   "aten::unflatten",
+      "aten::reshape", "aten::flatten", "aten::contiguous", "aten::to",         "aten::expand_as",    "aten::unflatten",
       "aten::chunk",   "aten::split",   "aten::view_as",    "aten::reshape_as", "aten::broadcast_to", "aten::type_as"};
   if (std::ranges::find(sometimes, node.op.base()) != sometimes.end()) return true;
   const auto& returns = node.op.schema().returns();
@@ -58,7 +58,8 @@ bool PlanBuilder::run_view(const ProgramStep& step, const Stored& source) {
     auto to_dims = results[i].sizes().vec();
     auto to_strides = results[i].strides().vec();
     if (to_dims.empty()) to_dims = to_strides = {1};
-    const auto offset = source.offset + static_cast<std::size_t>(results[i].storage_offset()) * memory::data_type_size(type);
+    const auto offset =
+        source.offset + static_cast<std::size_t>(results[i].storage_offset()) * memory::data_type_size(type);
     store(step.outputs[i], {desc(to_dims, type, to_strides), source.buffer, offset, -1});
   }
   return true;
@@ -125,8 +126,10 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
         });
         for (std::size_t i = 0; i < made.size(); ++i) {
           if (results[i].defined() && results[i].sizes() != at::IntArrayRef(expected[i]))
-            fail("pare.execute.103", node.name, "{} returned a tensor of another size than at capture: its shape depends "
-                 "on data, so the model can only run uncompiled", node.op.name());
+            fail("pare.execute.103", node.name,
+                 "{} returned a tensor of another size than at capture: its shape depends "
+                 "on data, so the model can only run uncompiled",
+                 node.op.name());
           instance.set_tensor(made[i], std::move(results[i]));
         }
       },

@@ -55,7 +55,8 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
     const auto shape = dims.empty() ? memory::dims{1} : dims;
     const desc layout(shape, data_type::f32, row_major_strides(shape));
     if (const auto found = program_.constants.find(index(value)); found != program_.constants.end()) {
-      all.push_back({layout, new_buffer({.kind = PlanBuffer::Kind::Constant, .pointer = found->second.data_ptr()}), 0, -1});
+      all.push_back(
+          {layout, new_buffer({.kind = PlanBuffer::Kind::Constant, .pointer = found->second.data_ptr()}), 0, -1});
     } else if (graph_.value(value).kind == ValueKind::Input) {
       const auto number = static_cast<int>(graph_.value(value).position);
       all.push_back({layout, new_buffer({.kind = PlanBuffer::Kind::Input, .number = number}), 0, -1});
@@ -165,8 +166,7 @@ int PlanBuilder::tensor_for(const Stored& stored, const memory::dims& dims) {
   auto strides = stored.layout.get_strides();
   if (dims.empty()) strides.clear();
   const auto number = static_cast<int>(plan_->tensors.size());
-  plan_->tensors.push_back(
-      {stored.buffer, stored.offset, dims, strides, torch_type(stored.layout.get_data_type())});
+  plan_->tensors.push_back({stored.buffer, stored.offset, dims, strides, torch_type(stored.layout.get_data_type())});
   return number;
 }
 

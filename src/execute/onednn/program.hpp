@@ -29,8 +29,21 @@ struct Quantization {
 };
 
 enum class StepKind : std::uint8_t {
-  Aten, View, Convolution, Deconvolution, Linear, MatMul, Binary, Eltwise, Pooling, SpatialMean, LayerNorm, Softmax,
-  Concat, Quantize, Embedding,
+  Aten,
+  View,
+  Convolution,
+  Deconvolution,
+  Linear,
+  MatMul,
+  Binary,
+  Eltwise,
+  Pooling,
+  SpatialMean,
+  LayerNorm,
+  Softmax,
+  Concat,
+  Quantize,
+  Embedding,
 };
 
 /// Elementwise work done on a kernel's result before it is stored.
@@ -49,29 +62,29 @@ struct Window {
 /// One step of a model, whatever the sizes.
 struct ProgramStep {
   StepKind kind = StepKind::Aten;
-  NodeId node = kNoNode;             ///< main node
-  std::vector<NodeId> absorbed{};      ///< other nodes whose work this step does
-  std::vector<ValueId> inputs{};       ///< roots
-  std::vector<ValueId> outputs{};      ///< roots; one, but for ATen and views
+  NodeId node = kNoNode;           ///< main node
+  std::vector<NodeId> absorbed{};  ///< other nodes whose work this step does
+  std::vector<ValueId> inputs{};   ///< roots
+  std::vector<ValueId> outputs{};  ///< roots; one, but for ATen and views
   std::vector<PostOp> post{};
-  ValueId residual = kNoValue;       ///< summed in before `post`
+  ValueId residual = kNoValue;  ///< summed in before `post`
   Window window{};
-  dnnl::algorithm algorithm{};       ///< of Binary, Eltwise, Pooling
-  float alpha = 0, beta = 0;         ///< of Eltwise; epsilon of LayerNorm is alpha
-  std::int64_t axis = 0;             ///< of Softmax, Concat; dims normalised by LayerNorm
-  bool keep_dims = false;            ///< of SpatialMean
+  dnnl::algorithm algorithm{};  ///< of Binary, Eltwise, Pooling
+  float alpha = 0, beta = 0;    ///< of Eltwise; epsilon of LayerNorm is alpha
+  std::int64_t axis = 0;        ///< of Softmax, Concat; dims normalised by LayerNorm
+  bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
-  at::Tensor gamma{}, beta_tensor{};     ///< of LayerNorm
-  at::Tensor table{}, table_scale{};     ///< of Embedding: s8 rows and their scales
+  at::Tensor gamma{}, beta_tensor{};  ///< of LayerNorm
+  at::Tensor table{}, table_scale{};  ///< of Embedding: s8 rows and their scales
   c10::ScalarType dtype = c10::ScalarType::Float;
-  std::string reason{};                ///< why on ATen
+  std::string reason{};  ///< why on ATen
 };
 
 /// A model lowered to steps: fused, with integer values known. Independent of sizes; shared by all plans.
 struct Program {
   Graph graph;
   std::vector<ProgramStep> steps;
-  std::vector<ValueId> root;                             ///< by ValueId: what a value is an alias of
+  std::vector<ValueId> root;                              ///< by ValueId: what a value is an alias of
   std::vector<std::optional<Quantization>> quantization;  ///< by ValueId
   std::unordered_map<std::size_t, at::Tensor> constants;  ///< by ValueId: tensors that ATen steps and binaries read
 

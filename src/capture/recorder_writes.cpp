@@ -1,0 +1,80 @@
+// The recorder's writes: in-place ops as values, through views up to their base.
+#include <algorithm>
+
+#include "capture/functional.hpp"
+#include "capture/recorder.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+void Recorder::record_write(const Op& op, std::vector<Operand> operands, std::size_t written, const at::Tensor& target,
+                            const std::vector<at::Tensor>& sources) {
+  auto* root = &state_of(target);
+  while (!root->view.empty()) root = &states_.at(root->view.front().parent);
+  const auto origin = trace_.values[index(root->value)].origin;
+  if (origin == Trace::Origin::Weight || origin == Trace::Origin::Constant) {
+    // The module's own state (a counter, a running average): the write stays what it is, in its place.
+    emit(op, std::move(operands), {target}, true);
+    return;
+  }
+  if (op.base().back() != '_')
+    std::rotate(operands.begin(), operands.begin() + static_cast<std::ptrdiff_t>(written) + 1, operands.end());
+  auto& state = state_of(target);
+  state.value = functional_write(op, operands, target, sources);
+  ++state.version;
+  write_through(state);
+}
+
+ValueId Recorder::functional_write(const Op& op, std::vector<Operand>& operands, const at::Tensor& target,
+                                   const std::vector<at::Tensor>& sources) {
+  if (op.base() == "aten::copy_") {
+    auto source = operands[1].value();
+    const auto like = [&](ValueId id) { return trace_.values[index(id)]; };
+    if (like(source).dtype != target.scalar_type())
+      source =
+          emit(Op("aten::to.dtype"), {Operand(source), target.scalar_type(), false, false, Operand()}, {target})[0];
+    if (like(source).sizes != target.sizes().vec() || like(source).origin != Trace::Origin::Result) {
+      Operand::Ints sizes;
+      for (const auto size : target.sizes()) sizes.emplace_back(size);
+      source = emit(Op("aten::expand"), {Operand(source), sizes, false}, {target})[0];
+    }
+    return source;
+  }
+  const auto functional = functional_form(op, operands.size());
+  if (!functional)
+    fail("pare.capture.112", trace_.module_at(trace_.calls.size()),
+         "{} writes in place and has no pure form; use the out-of-place op", op.name());
+  operands.resize(std::min(operands.size(), functional->schema().arguments().size()));
+  auto value = emit(*functional, operands, {target}, is_random(*functional))[0];
+  const bool promotes = std::any_of(sources.begin(), sources.end(), [&](const at::Tensor& source) {
+    return source.dim() > 0 && source.scalar_type() != target.scalar_type();
+  });
+  if (promotes)
+    value = emit(Op("aten::to.dtype"), {Operand(value), target.scalar_type(), false, false, Operand()}, {target})[0];
+  return value;
+}
+
+// A write through a view changes its base, and the base's base.
+void Recorder::write_through(State& state) {
+  if (state.view.empty()) return;
+  auto& view = state.view.front();
+  auto& parent = states_.at(view.parent);
+  parent.value = scatter(parent, view, state.value);
+  ++parent.version;
+  view.parent_version = parent.version;
+  write_through(parent);
+}
+
+ValueId Recorder::scatter(const State& parent, const View& view, ValueId child) {
+  const auto inverse = inverse_view(view.op, view.operands, parent.alive.sizes(), view.position);
+  if (!inverse)
+    fail("pare.capture.113", trace_.module_at(trace_.calls.size()),
+         "a write through {} cannot be turned into a pure value; write to the whole tensor or copy it first",
+         view.op.name());
+  auto operands = inverse->operands;
+  operands[0] = inverse->takes_base ? Operand(parent.value) : Operand(child);
+  if (inverse->takes_base) operands[1] = Operand(child);
+  return emit(inverse->op, std::move(operands), {parent.alive})[0];
+}
+
+PARE_NAMESPACE_END
