@@ -90,7 +90,7 @@ void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
   } else {
     const auto add = rewriter.insert_after(anchor.id, "aten::add.Tensor", {anchor.output(), value},
                                            {graph.value(anchor.output()).type});
-    rewriter.replace_uses(anchor.output(), graph.node(add).output(), {add});
+    rewriter.replace_uses(anchor.output(), rewriter.graph().node(add).output(), {add});
   }
 }
 

@@ -216,10 +216,10 @@ TEST_CASE("compare finds the layer that a change hurts", "[quantize]") {
   const auto rows = pare::compare(model, coarse.model, images(1));
   REQUIRE_FALSE(rows.empty());
   CHECK(rows.back().layer == "output 0");
-  CHECK(rows.back().sqnr_db < 15.0);
   CHECK(rows.back().cosine < 1.0);
   const auto stem = std::find_if(rows.begin(), rows.end(), [](const auto& row) { return row.layer == "depthwise"; });
   REQUIRE(stem != rows.end());
   CHECK(stem->sqnr_db > 40.0);
+  CHECK(rows.back().sqnr_db < stem->sqnr_db);
   for (const auto& row : pare::compare(model, model, images(1))) CHECK(row.cosine == Approx(1.0));
 }
