@@ -20,8 +20,6 @@ struct CompileOptions {
   std::map<std::string, c10::ScalarType> node_precision;
   /// How many plans (one for each combination of input sizes) are kept; the least recently used goes first.
   std::size_t plans = 8;
-  /// Keep latency in bounds when another process takes one of the cores: see `docs/design/execution.md`.
-  bool yield_to_neighbours = true;
 };
 
 PARE_NAMESPACE_END
