@@ -1,5 +1,7 @@
 #include "pare/graph/rewriter.hpp"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 
 #include "graph/schema.hpp"
@@ -225,6 +227,26 @@ void Rewriter::set_weight(std::string_view path, at::Tensor tensor) {
   model_->set_weight(path, std::move(tensor));
   const auto value = graph().weight(path);
   if (value != kNoValue) edit().values_[index(value)].type = std::move(type);
+}
+
+void Rewriter::narrow(std::string_view path, std::int64_t dim, std::vector<std::int64_t> kept) {
+  const auto tensor = model_->weight(path);
+  if (dim < 0) dim += tensor.dim();
+  if (dim < 0 || dim >= tensor.dim())
+    fail("pare.graph.114", path, "a tensor of {} axes has no axis {}", tensor.dim(), dim);
+  if (kept.empty()) fail("pare.graph.114", path, "nothing of axis {} would be kept", dim);
+  for (const auto entry : kept)
+    if (entry < 0 || entry >= tensor.size(dim))
+      fail("pare.graph.114", path, "axis {} has {} entries, and {} is to be kept", dim, tensor.size(dim), entry);
+  const at::NoGradGuard no_grad;
+  const auto index = at::tensor(kept, at::TensorOptions().dtype(at::kLong).device(tensor.device()));
+  set_weight(path, tensor.detach().index_select(dim, index));
+  auto entry = model_->weights_.find(path);
+  if (entry == model_->weights_.end())
+    entry = std::ranges::find_if(model_->weights_, [&](const auto& item) {
+      return std::ranges::find(item.second.aliases, path) != item.second.aliases.end();
+    });
+  entry->second.narrowings.push_back({dim, std::move(kept)});
 }
 
 void Rewriter::set_type(ValueId value, TensorType type) {

@@ -45,6 +45,11 @@ class Rewriter {
   ValueId add_weight(std::string path, at::Tensor tensor, bool is_parameter = false);
   /// Replaces a tensor, shape changes included. @throws Error `pare.graph.104` when there is no such path.
   void set_weight(std::string_view path, at::Tensor tensor);
+  /// Keeps the entries `kept` of a weight along `dim`, in that order, and records the selection in the weight table
+  /// (`Weights::narrowings`), so that it can be repeated on the live module and on an optimizer's state. Every
+  /// structural edit of a weight goes through here; the nodes that read it are the caller's to adapt.
+  /// @throws Error `pare.graph.104` no such path, `.114` a dim or index that the tensor has not, or nothing kept
+  void narrow(std::string_view path, std::int64_t dim, std::vector<std::int64_t> kept);
   void set_type(ValueId value, TensorType type);
   void rename(NodeId node, std::string name);
 

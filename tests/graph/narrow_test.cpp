@@ -1,0 +1,53 @@
+#include <torch/torch.h>
+
+#include "pare/graph/rewriter.hpp"
+#include "pare/graph/text.hpp"
+#include "tests/support/raises.hpp"
+
+namespace {
+
+pare::Model linear_model() {
+  auto graph = pare::parse_graph(
+      "graph {\n  dim batch = 2\n  input %x : f32[batch, 3]\n  weight $w : f32[4, 3]\n"
+      "  %0 = aten::linear(%x, $w, none) : f32[batch, 4]\n  output %0\n}\n");
+  pare::Weights weights;
+  weights.emplace("w", pare::Weight{torch::arange(12, torch::kFloat).view({4, 3}).requires_grad_(), true, {"tied.w"}});
+  return {std::move(graph), std::move(weights)};
+}
+
+}  // namespace
+
+TEST_CASE("a selection is recorded so that it can be repeated", "[rewriter]") {
+  auto model = linear_model();
+  const auto before = model;
+  const auto live = model.weight("w");
+  pare::Rewriter rewriter(model);
+  rewriter.narrow("w", 0, {0, 1, 3});
+  rewriter.narrow("tied.w", -1, {2, 0});
+
+  const std::vector<pare::Narrowing> expected{{0, {0, 1, 3}}, {1, {2, 0}}};
+  CHECK((model.weights().narrowings("w") == expected));
+  CHECK((model.weights().narrowings("tied.w") == expected));
+  CHECK(before.weights().narrowings("w").empty());
+  CHECK(model.weights().narrowings("absent").empty());
+  CHECK(model.weight("w").equal(torch::tensor({{2.F, 0.F}, {5.F, 3.F}, {11.F, 9.F}})));
+  CHECK(model.weight("w").requires_grad());
+  CHECK(model.weight("w").is_leaf());
+  CHECK(before.weight("w").is_same(live));
+
+  auto replayed = live.detach();
+  for (const auto& step : model.weights().narrowings("w"))
+    replayed = replayed.index_select(step.dim, torch::tensor(step.kept));
+  CHECK(replayed.equal(model.weight("w")));
+}
+
+TEST_CASE("a selection that the tensor has not is refused", "[rewriter]") {
+  auto model = linear_model();
+  pare::Rewriter rewriter(model);
+  CHECK(raises("pare.graph.104", [&] { rewriter.narrow("nothing", 0, {0}); }));
+  CHECK(raises("pare.graph.114", [&] { rewriter.narrow("w", 2, {0}); }));
+  CHECK(raises("pare.graph.114", [&] { rewriter.narrow("w", 0, {}); }));
+  CHECK(raises("pare.graph.114", [&] { rewriter.narrow("w", 0, {4}); }));
+  CHECK(model.weight("w").size(0) == 4);
+  CHECK(model.weights().narrowings("w").empty());
+}
