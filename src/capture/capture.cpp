@@ -11,6 +11,7 @@
 
 #include "capture/assemble.hpp"
 #include "capture/module_state.hpp"
+#include "capture/origin.hpp"
 #include "capture/samples.hpp"
 #include "pare/core/error.hpp"
 
@@ -20,12 +21,14 @@ namespace {
 
 class Session {
  public:
-  Session(torch::nn::Module& module, const FlatForward& forward, const std::vector<at::Tensor>& example,
+  Session(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
           const CaptureOptions& options)
-      : state_(module),
+      : module_(module),
+        state_(module),
         forward_(forward),
         tensors_(module_tensors(module)),
         samples_(example, options),
+        example_(example),
         options_(options) {}
 
   Model run() {
@@ -49,6 +52,9 @@ class Session {
       assembled.model.note(why.empty() ? "training mode was not captured" : why);
     }
     if (options_.verify) verify(assembled);
+    auto graph = assembled.model.graph();
+    assembled.model.set_origin(std::make_shared<const Origin>(
+        Origin{forward_, example_, options_, std::move(graph), std::move(assembled.nodes)}));
     return std::move(assembled.model);
   }
 
@@ -96,7 +102,7 @@ class Session {
 
   std::vector<at::Tensor> call(const std::vector<at::Tensor>& inputs, Recorder* recorder) {
     try {
-      return forward_(inputs);
+      return forward_(module_, inputs);
     } catch (const Error&) {
       state_.restore();
       throw;
@@ -181,10 +187,12 @@ class Session {
     return "its output";
   }
 
+  torch::nn::Module& module_;
   ModuleState state_;
-  const FlatForward& forward_;
+  const ModuleForward& forward_;
   ModuleTensors tensors_;
   Samples samples_;
+  const std::vector<at::Tensor>& example_;
   const CaptureOptions& options_;
 };
 
@@ -192,6 +200,14 @@ class Session {
 
 Model capture_forward(torch::nn::Module& module, const FlatForward& forward, const std::vector<at::Tensor>& example,
                       const CaptureOptions& options) {
+  return capture_module(
+      module,
+      [forward](torch::nn::Module& /*target*/, const std::vector<at::Tensor>& tensors) { return forward(tensors); },
+      example, options);
+}
+
+Model capture_module(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
+                     const CaptureOptions& options) {
   static std::mutex mutex;  // captures flip the training flag of the module for a moment
   const std::lock_guard lock(mutex);
   return Session(module, forward, example, options).run();

@@ -16,8 +16,15 @@ PARE_NAMESPACE_BEGIN
 
 /// A forward over flat tensors: what capture runs.
 using FlatForward = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>;
+/// The same for any module of one type: what `commit` runs again.
+using ModuleForward = std::function<std::vector<at::Tensor>(torch::nn::Module&, const std::vector<at::Tensor>&)>;
 
-/// The compiled part of `capture`; call it directly for a forward that is not a member function.
+/// The compiled part of `capture`. The Model keeps `forward` and the example for `commit`.
+Model capture_module(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
+                     const CaptureOptions& options = {});
+
+/// For a forward that is not a member function. The Model keeps `forward`, so what it refers to must live for as long
+/// as the Model is committed.
 Model capture_forward(torch::nn::Module& module, const FlatForward& forward, const std::vector<at::Tensor>& example,
                       const CaptureOptions& options = {});
 
@@ -59,13 +66,15 @@ struct AsArguments<std::tuple<Ts...>> {
 template <class Net, class Example>
 [[nodiscard]] Model capture(Net& net, const Example& example, const CaptureOptions& options = {}) {
   auto& module = detail::module_of(net);
+  using Module = std::remove_reference_t<decltype(module)>;
   const auto arguments = detail::AsArguments<Example>::of(example);
-  const FlatForward forward = [&](const std::vector<at::Tensor>& tensors) {
+  const ModuleForward forward = [arguments](torch::nn::Module& target, const std::vector<at::Tensor>& tensors) {
+    auto& concrete = dynamic_cast<Module&>(target);
     auto actual = with_tensors(arguments, tensors);
-    auto result = std::apply([&](auto&... argument) { return module.forward(argument...); }, actual);
+    auto result = std::apply([&](auto&... argument) { return concrete.forward(argument...); }, actual);
     return tensors_of(result);
   };
-  return capture_forward(module, forward, tensors_of(arguments), options);
+  return capture_module(module, forward, tensors_of(arguments), options);
 }
 
 PARE_NAMESPACE_END

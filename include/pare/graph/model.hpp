@@ -15,6 +15,7 @@
 PARE_NAMESPACE_BEGIN
 
 class Interpreter;
+struct Origin;  // of capture: see `commit`
 
 /// What a run shows of itself: called with each value right after its node ran (inputs first). Runs under the caller's
 /// grad mode.
@@ -68,6 +69,11 @@ class Model {
   [[nodiscard]] const std::vector<std::string>& notes() const noexcept { return notes_; }
   void note(std::string text) { notes_.push_back(std::move(text)); }
 
+  /// What capture remembers of the module's forward, so that `commit` can run it again; null for a Model that was not
+  /// captured. Copies and edited Models keep it.
+  [[nodiscard]] const std::shared_ptr<const Origin>& origin() const noexcept { return origin_; }
+  void set_origin(std::shared_ptr<const Origin> origin) { origin_ = std::move(origin); }
+
  private:
   friend class Rewriter;
   static at::Tensor only(std::vector<at::Tensor> outputs);
@@ -76,6 +82,7 @@ class Model {
   Weights weights_;
   mutable std::shared_ptr<const Interpreter> interpreter_;  // prepared for `graph_`, made on the first run
   std::vector<std::string> notes_;
+  std::shared_ptr<const Origin> origin_;
   bool training_ = false;
   bool can_train_ = true;
 };
