@@ -49,6 +49,16 @@ Samples random_samples(const models::Bundle& bundle, std::int64_t calibration) {
   return samples;
 }
 
+// Sentences one by one, without what fills up the shorter ones: nothing should be learned from padding.
+std::vector<Tensors> sentences(const data::Set& set) {
+  auto batches = set.batches(1);
+  for (auto& batch : batches) {
+    const auto length = batch.at(1).sum().item<std::int64_t>();
+    for (auto& input : batch) input = input.narrow(1, 0, length);
+  }
+  return batches;
+}
+
 Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
   constexpr std::int64_t kBatch = 16;
   constexpr std::int64_t kRandomCalibration = 32;
@@ -68,7 +78,9 @@ Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
     first.limit = options.calibration_count;
     calibration = data::load(options.calibration, bundle.input, first);
   }
-  if (!options.calibration.empty()) samples.calibration = calibration.batches(kBatch);
+  if (!options.calibration.empty())
+    samples.calibration = bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(calibration)
+                                                                                : calibration.batches(kBatch);
   if (!options.test.empty()) {
     samples.test = test.batches(kBatch);
     samples.labels = test.labels;

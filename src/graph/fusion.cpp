@@ -15,11 +15,11 @@ constexpr std::array<std::string_view, 5> kClipping{"aten::relu", "aten::relu6",
                                                     "aten::clamp_min"};
 
 constexpr std::array<FusionRule, 5> kDefaultRules{{
-    {OpFamily::Convolution, true, true, kActivations},
-    {OpFamily::TransposedConvolution, true, false, kActivations},
-    {OpFamily::Linear, true, true, kActivations},
-    {OpFamily::MatrixMultiply, false, false, kClipping},
-    {OpFamily::Addition, false, false, kClipping},
+    {OpFamily::Convolution, true, true, kActivations, false},
+    {OpFamily::TransposedConvolution, true, false, kActivations, false},
+    {OpFamily::Linear, true, true, kActivations, true},
+    {OpFamily::MatrixMultiply, false, false, kClipping, false},
+    {OpFamily::Addition, false, false, kClipping, false},
 }};
 
 constexpr std::array<std::string_view, 4> kDropouts{"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout",
@@ -108,6 +108,7 @@ class Matcher {
     if (fusion->batch_norm) take_batch_norm(region);
     if (fusion->residual_add) take_residual(region);
     take_activation(region, *fusion);
+    if (fusion->channel_scale) take_channel_scale(region);
     return region;
   }
 
@@ -209,6 +210,22 @@ class Matcher {
     if (next->is("aten::clamp.Tensor") || next->is("aten::clamp_min.Tensor")) return;  // bounds are tensors
     region.activation = next->id;
     take(region, next->id, passed);
+  }
+
+  void take_channel_scale(FusedRegion& region) {
+    std::vector<NodeId> passed;
+    const auto* mul = sole_user(region.output, passed);
+    if (!mul || !mul->is("aten::mul.Tensor") || taken_[index(mul->id)]) return;
+    const auto through = passed.empty() ? region.output : graph_.node(passed.back()).output();
+    const auto other = mul->input(0) == through ? mul->input(1) : mul->input(0);
+    if (other == kNoValue || graph_.value(other).kind != ValueKind::Weight) return;
+    const auto& scale = graph_.value(other).type;
+    const auto& result = graph_.value(region.output).type;
+    if (scale.rank() != 1 || result.rank() < 2 || scale.dtype != result.dtype || !(scale.sizes[0] == result.sizes.back()))
+      return;
+    region.channel_scale = mul->id;
+    region.scale = other;
+    take(region, mul->id, passed);
   }
 
   const Graph& graph_;

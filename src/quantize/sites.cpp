@@ -50,6 +50,8 @@ class SiteFinder {
 
  private:
   static constexpr auto kNone = static_cast<std::size_t>(-1);
+  // Tables of token types and the like are added to every token, and int8 would save 12 KiB at most.
+  static constexpr std::int64_t kSmallTable = 4096;
 
   void check_patterns() const {
     for (const auto& pattern : request_.keep_float)
@@ -91,6 +93,10 @@ class SiteFinder {
       layer.reason = "its weight is not float32";
       return;
     }
+    if (region.family == OpFamily::Embedding && elements(region.weight) < kSmallTable) {
+      layer.reason = fmt::format("a table of {} weights: too small to gain anything", elements(region.weight));
+      return;
+    }
     if (weighted && (request_.weight_only || support->activations.empty())) {
       layer.arithmetic = Arithmetic::WeightOnly;
       layer.reason = request_.weight_only ? "activations float on request" : support->reason;
@@ -113,6 +119,12 @@ class SiteFinder {
       return;
     }
     layer.arithmetic = Arithmetic::Integer;
+  }
+
+  std::int64_t elements(ValueId value) const {
+    std::int64_t count = 1;
+    for (const auto& size : graph_.value(value).type.sizes) count *= size.constant().value_or(1);
+    return count;
   }
 
   bool is_product(const FusedRegion& region) const {
@@ -200,20 +212,26 @@ class SiteFinder {
     for (const auto from : moved(*node)) mark_path(from, {node->id, 0});
   }
 
+  bool comes_in_integers(ValueId value) {
+    return std::ranges::all_of(sources(value), [&](ValueId source) {
+      const auto from = region_of_[index(source)];
+      return from != kNone && result_.layers[from].arithmetic == Arithmetic::Integer;
+    });
+  }
+
   void need_inputs(const FusedRegion& region) {
-    const auto readers = [&](ValueId value) {
+    const auto need = [&](ValueId value, NodeId reader) {
       for (const auto& use : graph_.uses(value))
-        if (use.node != kNoNode && std::ranges::find(region.nodes, use.node) != region.nodes.end())
-          mark_path(value, use);
-    };
-    for (const auto input : inputs_of(region)) {
-      readers(input);
-      const auto from = sources(input);
+        if (use.node == reader) mark_path(value, use);
+      const auto from = sources(value);
       for (const auto source : from) {
         needed_[index(source)] = true;
         parent_[root(index(source))] = root(index(from.front()));
       }
-    }
+    };
+    for (const auto input : region.inputs) need(input, region.anchor);
+    // A sum takes its other side in float as readily: the output of a norm need not be rounded for it.
+    if (region.residual != kNoValue && comes_in_integers(region.residual)) need(region.residual, region.residual_add);
     // The right-hand side of a product takes the place of weights: signed, zero in the middle.
     if (region.family == OpFamily::MatrixMultiply)
       for (const auto source : sources(region.inputs[1])) signed_[index(source)] = true;

@@ -3,131 +3,123 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <optional>
 #include <unordered_map>
-#include <vector>
 
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
-#include "pare/numerics/fake_quantize.hpp"
+#include "smoothing_sites.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-/// A layer norm and the linear layers that read it.
-struct Site {
-  NodeId norm;
-  std::vector<const FusedRegion*> readers;
-  at::Tensor peak;  // max |y_j| over calibration
-};
+constexpr std::int64_t kRowsOfBatch = 64, kRows = 1024;  // samples kept of a site
 
-bool own_weight(const Graph& graph, ValueId value) {
-  return value != kNoValue && graph.value(value).kind == ValueKind::Weight && graph.uses(value).size() == 1;
+void see(SmoothingSite& site, const Graph& graph, const at::Tensor& tensor) {
+  const auto rows = tensor.detach().flatten(0, -2);
+  const auto peak = rows.abs().amax(0).to(at::kDouble);
+  if (!at::isfinite(peak).all().item<bool>())
+    fail("pare.quantize.101", graph.producer(site.value)->name,
+         "calibration meets a value that is NaN or infinite here; check the calibration batches and the weights");
+  site.peak = site.peak.defined() ? at::maximum(site.peak, peak) : peak;
+  if (static_cast<std::int64_t>(site.rows.size()) * kRowsOfBatch >= kRows) return;
+  const auto step = std::max<std::int64_t>(1, rows.size(0) / kRowsOfBatch);
+  site.rows.push_back(rows.slice(0, step / 2, rows.size(0), step).slice(0, 0, kRowsOfBatch).clone());
 }
 
-// Fills `site.readers`, or says why there is nothing to smooth.
-const char* collect(const Graph& graph, const std::vector<FusedRegion>& regions, Site& site) {
-  const auto& norm = graph.node(site.norm);
-  if (!own_weight(graph, norm.operand("weight").value()) ||
-      (norm.operand("bias").value() != kNoValue && !own_weight(graph, norm.operand("bias").value())))
-    return "its scale is not a weight of its own";
-  if (norm.operand("normalized_shape").integers().value_or(std::vector<std::int64_t>{}).size() != 1)
-    return "it normalises several axes";
-  std::vector<ValueId> pending{norm.output()};
-  while (!pending.empty()) {
-    const auto value = pending.back();
-    pending.pop_back();
-    for (const auto& use : graph.uses(value)) {
-      if (use.node == kNoNode) return "its output leaves the model";
-      const auto& user = graph.node(use.node);
-      if (user.is("aten::dropout") || user.is("aten::contiguous")) {
-        pending.push_back(user.output());
-        continue;
-      }
-      const auto region = std::ranges::find(regions, use.node, &FusedRegion::anchor);
-      if (region == regions.end() || region->family != OpFamily::Linear || region->inputs[0] != value)
-        return "something other than linear layers reads it";
-      if (!output_axis(graph, *region) || graph.uses(region->weight).size() != 1)
-        return "a linear layer that reads it shares its weight";
-      site.readers.push_back(&*region);
-    }
+void measure(const Model& model, Context& context, std::vector<SmoothingSite>& sites) {
+  std::unordered_map<std::size_t, SmoothingSite*> by_value;
+  for (auto& site : sites) by_value.emplace(index(site.value), &site);
+  auto task = context.progress().start("measure channels", context.calibration().size());
+  for (const auto& batch : context.calibration()) {
+    (void)model.run(batch, [&](ValueId value, const at::Tensor& tensor) {
+      const auto site = by_value.find(index(value));
+      if (site != by_value.end() && tensor.numel() > 0) see(*site->second, model.graph(), tensor);
+    });
+    task.advance();
   }
-  return site.readers.empty() ? "nothing reads it" : nullptr;
 }
 
-// A weight's largest magnitude for each input feature.
-at::Tensor feature_peak(const Model& model, const FusedRegion& region) {
-  const auto axis = *output_axis(model.graph(), region);
-  return model.weight(region.weight).detach().to(at::kDouble).abs().amax(axis);
+void write(Context& context, ValueId weight, const at::Tensor& tensor) {
+  const auto& model = context.model();
+  const auto path = model.graph().value(weight).name;
+  context.rewriter().set_weight(path, tensor.to(model.weight(weight).scalar_type()));
 }
 
-void smooth(Model& model, Rewriter& rewriter, const Site& site, double strength) {
-  auto peak = feature_peak(model, *site.readers.front());
-  for (const auto* reader : site.readers) peak = at::maximum(peak, feature_peak(model, *reader));
-  const auto live = (site.peak > 0).logical_and(peak > 0);
-  const auto logs = at::where(live, strength * site.peak.log() - (1.0 - strength) * peak.log(), at::zeros_like(peak));
-  const auto centred = at::where(live, logs - logs.sum() / live.sum().clamp_min(1), at::zeros_like(logs));
-  const auto scale = centred.exp();
-
-  const auto& graph = model.graph();
-  const auto write = [&](ValueId value, const at::Tensor& tensor) {
-    rewriter.set_weight(graph.value(value).name, tensor.to(model.weight(value).scalar_type()));
-  };
-  const auto norm = graph.node(site.norm);
+void divide_norm(Context& context, NodeId norm, const at::Tensor& scale) {
+  const auto node = context.model().graph().node(norm);
   for (const auto* argument : {"weight", "bias"})
-    if (const auto value = norm.operand(argument).value(); value != kNoValue)
-      write(value, model.weight(value).detach().to(at::kDouble) / scale);
-  for (const auto* reader : site.readers) {
-    const auto axis = *output_axis(graph, *reader);
-    write(reader->weight, model.weight(reader->weight).detach().to(at::kDouble) * scale.unsqueeze(axis));
+    if (const auto value = node.operand(argument).value(); value != kNoValue)
+      write(context, value, context.model().weight(value).detach().to(at::kDouble) / scale);
+}
+
+// Puts `y * (1 / s)` between y and the layers.
+void insert_product(Context& context, const SmoothingSite& site, const at::Tensor& scale) {
+  auto& rewriter = context.rewriter();
+  const auto producer = context.model().graph().producer(site.value)->id;
+  const auto name = context.model().graph().node(producer).name + ".smooth";
+  const auto type = context.model().graph().value(site.value).type;
+  const auto factor = rewriter.add_weight(name, scale.reciprocal().to(at::kFloat));
+  const auto product =
+      rewriter.insert_after(producer, "aten::mul.Tensor", {Operand(site.value), Operand(factor)}, {type}, name);
+  const auto output = context.model().graph().node(product).output();
+  for (const auto& reader : site.readers) {
+    for (const auto& use : std::vector<Use>(context.model().graph().uses(reader.inputs[0])))
+      if (use.node == reader.anchor) rewriter.replace_use(use, output);
+  }
+}
+
+void scale_weights(Context& context, const SmoothingSite& site, const at::Tensor& scale) {
+  for (const auto& reader : site.readers) {
+    const auto axis = *output_axis(context.model().graph(), reader);
+    write(context, reader.weight,
+          context.model().weight(reader.weight).detach().to(at::kDouble) * scale.unsqueeze(axis));
   }
 }
 
 }  // namespace
 
 void SmoothQuant::validate() const {
-  if (!(strength >= 0.0 && strength <= 1.0))
-    fail("pare.quantize.103", "", "a strength of {} is not in [0, 1]", strength);
+  if (strength && !(*strength >= 0.0 && *strength <= 1.0))
+    fail("pare.quantize.103", "", "a strength of {} is not in [0, 1]", *strength);
+  if (!(least_gain >= 0.0 && least_gain < 1.0))
+    fail("pare.quantize.103", "", "a least_gain of {} is not in [0, 1)", least_gain);
 }
 
 Preserved SmoothQuant::run(Model& model, Context& context) {
   validate();
   const at::NoGradGuard no_grad;
-  const auto regions = match_regions(model.graph());
-  std::unordered_map<std::size_t, Site> sites;
-  for (const auto id : model.graph().nodes(op("aten::layer_norm"))) {
-    Site site{id, {}, {}};
-    if (const auto* reason = collect(model.graph(), regions, site))
-      context.report().declined(id, reason);
-    else
-      sites.emplace(index(model.graph().node(id).output()), std::move(site));
-  }
+  auto sites = find_smoothing_sites(model.graph());
   if (sites.empty()) return Preserved::all();
-  auto task = context.progress().start("measure channels", context.calibration().size());
-  for (const auto& batch : context.calibration()) {
-    (void)model.run(batch, [&](ValueId value, const at::Tensor& tensor) {
-      const auto site = sites.find(index(value));
-      if (site == sites.end() || tensor.numel() == 0) return;
-      const auto peak = tensor.detach().abs().flatten(0, -2).amax(0).to(at::kDouble);
-      if (!at::isfinite(peak).all().item<bool>())
-        fail("pare.quantize.101", model.graph().node(site->second.norm).name,
-             "calibration meets a value that is NaN or infinite here; check the calibration batches and the weights");
-      site->second.peak = site->second.peak.defined() ? at::maximum(site->second.peak, peak) : peak;
-    });
-    task.advance();
-  }
-  for (const auto id : model.graph().nodes(op("aten::layer_norm"))) {
-    const auto site = sites.find(index(model.graph().node(id).output()));
-    if (site == sites.end()) continue;
-    if (!site->second.peak.defined()) {
+  measure(model, context, sites);
+  const auto strengths = strength ? std::vector<double>{*strength} : std::vector<double>{0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
+  for (const auto& site : sites) {
+    const auto id = model.graph().producer(site.value)->id;
+    if (!site.peak.defined()) {
       context.report().declined(id, "calibration never reached it");
       continue;
     }
-    smooth(model, context.rewriter(), site->second, strength);
-    context.report().done(id, fmt::format("spread moved into {} linear layers", site->second.readers.size()));
+    const auto smoothing = choose_smoothing(model, site, strengths);
+    if (site.norm == kNoNode && smoothing.error > 1.0 - least_gain) {
+      context.report().declined(
+          id, fmt::format("its channels are even: a product would leave {:.0f} % of the error", smoothing.error * 100));
+      continue;
+    }
+    if (!strength && smoothing.error >= 1.0) {
+      context.report().declined(id, "its channels are even");
+      continue;
+    }
+    scale_weights(context, site, smoothing.scale);
+    if (site.norm != kNoNode)
+      divide_norm(context, site.norm, smoothing.scale);
+    else
+      insert_product(context, site, smoothing.scale);
+    context.report().done(
+        id, fmt::format("spread moved into {} linear layer{} at strength {:.1f}{}: {:.0f} % of the error left",
+                        site.readers.size(), site.readers.size() == 1 ? "" : "s", smoothing.strength,
+                        site.norm == kNoNode ? ", by a product" : "", smoothing.error * 100));
   }
-  return Preserved::graph();
+  return Preserved::none();
 }
 
 PARE_NAMESPACE_END

@@ -11,7 +11,7 @@ PARE_NAMESPACE_BEGIN
 
 /// A fused region: nodes that run as one kernel and are quantized once, at their common output.
 ///
-/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation)`. Between two nodes of a region the value has no
+/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation) (+ channel scale)`. Between two nodes of a region the value has no
 /// other use, is no output of the model, and carries no fake-quantize.
 struct FusedRegion {
   OpFamily family = OpFamily::Other;  ///< of the anchor
@@ -30,6 +30,8 @@ struct FusedRegion {
   NodeId residual_add = kNoNode;
   ValueId residual = kNoValue;  ///< the other summand, an activation; quantized on its own
   NodeId activation = kNoNode;
+  NodeId channel_scale = kNoNode;  ///< `y * s`, s a weight `[channels]` along the last axis
+  ValueId scale = kNoValue;        ///< that weight
 };
 
 /// A fusion rule: which followers a family's kernel can take in. Data, so that a target may state its own.
@@ -38,6 +40,7 @@ struct FusionRule {
   bool batch_norm;                                ///< absorbed into weight and bias
   bool residual_add;                              ///< `y + x` where x has exactly y's type
   std::span<const std::string_view> activations;  ///< op names; empty: none
+  bool channel_scale;                             ///< a product with a weight vector, last
 };
 
 /// The rules that every region-wise pass uses unless told otherwise.

@@ -43,7 +43,7 @@ struct Quantizer {
   bool weight_only = false;                  ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
-  bool smooth = true;                         ///< `SmoothQuant` before, where layer norms feed linear layers
+  bool smooth = true;                         ///< `SmoothQuant` before, where linear layers read sequences
   const TargetDescription* target = nullptr;  ///< what is quantized and how; null: `onednn_target()`
   std::int64_t max_features = 2400;           ///< layers with more inputs per channel are rounded to nearest: time and
                                               ///< memory of compensated rounding grow with its square

@@ -225,10 +225,15 @@ bool Lowering::lower_product(const FusedRegion& region, ProgramStep& step) {
 
 bool Lowering::lower_followers(const FusedRegion& region, ProgramStep& step) {
   if (region.residual_add != kNoNode) step.residual = root(region.residual);
-  if (region.activation == kNoNode) return true;
-  PostOp post;
-  if (!activation(graph_.node(region.activation), post)) return false;
-  step.post.push_back(post);
+  if (region.activation != kNoNode) {
+    PostOp post;
+    if (!activation(graph_.node(region.activation), post)) return false;
+    step.post.push_back(post);
+  }
+  if (region.channel_scale != kNoNode) {
+    program_.constants[index(region.scale)] = constant(region.scale).contiguous();
+    step.post.push_back({algorithm::binary_mul, 0, 0, region.scale});
+  }
   return true;
 }
 
