@@ -79,8 +79,8 @@ Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
     calibration = data::load(options.calibration, bundle.input, first);
   }
   if (!options.calibration.empty())
-    samples.calibration = bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(calibration)
-                                                                                : calibration.batches(kBatch);
+    samples.calibration =
+        bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(calibration) : calibration.batches(kBatch);
   if (!options.test.empty()) {
     samples.test = test.batches(kBatch);
     samples.labels = test.labels;

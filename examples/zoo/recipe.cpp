@@ -40,7 +40,8 @@ const std::map<std::string, Step>& steps() {
                                     .granularity = pare::PerTensor{},
                                     .rounding = pare::Rounding::Nearest,
                                     .correct_bias = false,
-                                    .smooth = false});
+                                    .smooth = false,
+                                    .judge_ranges = false});
        }},
   };
   return table;

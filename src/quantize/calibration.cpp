@@ -6,6 +6,8 @@
 #include <unordered_map>
 
 #include "pare/core/error.hpp"
+#include "pare/graph/weight_axis.hpp"
+#include "range_choice.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -17,14 +19,25 @@ std::string name_of_value(const Graph& graph, ValueId value) {
   return node ? node->name : graph.value(value).name;
 }
 
+constexpr std::int64_t kRowsOfBatch = 64, kRows = 1024;  // samples of a linear layer's input that ranges are judged by
+constexpr std::int64_t kScoredChannels = 512;            // and output channels
+
 // Samples taken of a layer's input in one batch: enough for a stable second moment, few enough to stay cheap.
 std::int64_t sample_limit(const MatrixForm& form) { return std::max<std::int64_t>(4096, 4 * form.features); }
+
+/// The linear layers that read a value, and samples of it.
+struct LinearReaders {
+  std::vector<std::pair<ValueId, std::int64_t>> weights;  // with the axis of output channels
+  std::vector<at::Tensor> rows;                           // [n, features]
+  Range extrema;
+};
 
 /// The taps of one sweep.
 class Sweep {
  public:
   Sweep(const Model& model, const Sites& sites, const QuantizationSettings& settings)
-      : graph_(model.graph()), sites_(sites), observers_(sites.sites.size(), settings.observer) {
+      : model_(model), graph_(model.graph()), sites_(sites), observers_(sites.sites.size(), settings.observer) {
+    find_linear_readers(settings);
     result_.forms.resize(sites.layers.size());
     result_.moments.resize(sites.layers.size());
     const bool wanted = settings.rounding == Rounding::Compensated || settings.correct_bias;
@@ -46,6 +59,7 @@ class Sweep {
     if (const auto site = sites_.site_of.find(index(value)); site != sites_.site_of.end()) {
       try {
         observers_[site->second].observe(tensor);
+        if (const auto reader = linear_.find(index(value)); reader != linear_.end()) sample(reader->second, tensor);
       } catch (const Error& error) {
         if (error.id() != "pare.numerics.101") throw;
         fail("pare.quantize.101", name_of_value(graph_, value),
@@ -63,13 +77,53 @@ class Sweep {
     }
   }
 
+  // Linear layers that read a sequence, a site's only value, directly: their results judge its range.
+  void find_linear_readers(const QuantizationSettings& settings) {
+    if (!settings.judge_ranges) return;
+    for (const auto& layer : sites_.layers) {
+      const auto& region = layer.region;
+      if (layer.arithmetic != Arithmetic::Integer || region.family != OpFamily::Linear) continue;
+      if (graph_.value(region.inputs[0]).type.rank() < 3) continue;
+      const auto site = sites_.site_of.find(index(region.inputs[0]));
+      const auto axis = output_axis(graph_, region);
+      if (!axis || site == sites_.site_of.end() || sites_.sites[site->second].values.size() != 1) continue;
+      linear_[index(region.inputs[0])].weights.push_back({region.weight, *axis});
+    }
+  }
+
+  static void sample(LinearReaders& readers, const at::Tensor& tensor) {
+    const auto rows = tensor.detach().reshape({-1, tensor.size(-1)});
+    readers.extrema = readers.rows.empty() ? finite_extrema(rows) : unite(readers.extrema, finite_extrema(rows));
+    if (static_cast<std::int64_t>(readers.rows.size()) * kRowsOfBatch >= kRows) return;
+    const auto step = std::max<std::int64_t>(1, rows.size(0) / kRowsOfBatch);
+    readers.rows.push_back(rows.slice(0, step / 2, rows.size(0), step).slice(0, 0, kRowsOfBatch).clone());
+  }
+
+  static Range unite(Range a, Range b) { return {std::min(a.low, b.low), std::max(a.high, b.high)}; }
+
+  Range range(std::size_t i) const {
+    const auto& site = sites_.sites[i];
+    const auto observed = observers_[i].range(site.grid);
+    const auto readers = linear_.find(index(site.values.front()));
+    if (readers == linear_.end() || readers->second.rows.empty()) return observed;
+    std::vector<at::Tensor> weights;
+    for (const auto& [weight, axis] : readers->second.weights) {
+      const auto tensor = model_.weight(weight).detach().to(at::kFloat);
+      weights.push_back(axis == 0 ? tensor : tensor.t());
+    }
+    auto matrix = at::cat(weights);
+    matrix = matrix.slice(0, 0, matrix.size(0), (matrix.size(0) + kScoredChannels - 1) / kScoredChannels);
+    const auto rows = at::cat(readers->second.rows).to(at::kFloat);
+    return choose_range(rows, matrix, at::matmul(rows, matrix.t()), observed, readers->second.extrema, site.grid).range;
+  }
+
   Calibration finish() {
     for (std::size_t i = 0; i < observers_.size(); ++i) {
       const auto& site = sites_.sites[i];
       if (observers_[i].empty())
         fail("pare.quantize.102", name_of_value(graph_, site.values.front()),
              "calibration never showed a value here; give at least one non-empty batch");
-      result_.sites.push_back(choose_qparams(observers_[i].range(site.grid), site.grid));
+      result_.sites.push_back(choose_qparams(range(i), site.grid));
     }
     for (const auto& [value, layers] : readers_)
       for (const auto layer : layers)
@@ -78,9 +132,11 @@ class Sweep {
   }
 
  private:
+  const Model& model_;
   const Graph& graph_;
   const Sites& sites_;
   std::vector<AnyObserver> observers_;
+  std::unordered_map<std::size_t, LinearReaders> linear_;              // ValueId -> its readers
   std::unordered_map<std::size_t, std::vector<std::size_t>> readers_;  // ValueId -> layers
   Calibration result_;
 };

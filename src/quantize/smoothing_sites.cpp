@@ -7,6 +7,7 @@
 #include "pare/graph/weight_axis.hpp"
 #include "pare/numerics/histogram_mse.hpp"
 #include "pare/numerics/weight_observer.hpp"
+#include "range_choice.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -76,13 +77,10 @@ double rounding_error(const at::Tensor& rows, const at::Tensor& weights, const a
   HistogramMSE observer;
   observer.observe(activations);
   const auto grid = IntegerGrid::unsigned_affine(), weight_grid = IntegerGrid::signed_symmetric();
-  const auto rounded = fake_quantize(activations, choose_qparams(observer.range(grid), grid));
-  const auto rounded_weights = fake_quantize(scaled, WeightMinMax{}(scaled, weight_grid), weight_grid);
-  return (at::matmul(rounded, rounded_weights.t()) - at::matmul(rows, weights.t()))
-      .square()
-      .sum()
-      .to(at::kDouble)
-      .item<double>();
+  const auto rounded = fake_quantize(scaled, WeightMinMax{}(scaled, weight_grid), weight_grid);
+  return choose_range(activations, rounded, at::matmul(rows, weights.t()), observer.range(grid),
+                      finite_extrema(activations), grid)
+      .error;
 }
 
 }  // namespace

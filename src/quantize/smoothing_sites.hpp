@@ -23,7 +23,7 @@ std::vector<SmoothingSite> find_smoothing_sites(const Graph& graph);
 
 /// How much a smoothing helps.
 struct Smoothing {
-  at::Tensor scale;    ///< s, `[channels]` double
+  at::Tensor scale;  ///< s, `[channels]` double
   double strength = 0;
   double error = 0;  ///< of the layers' results, relative to that without smoothing
 };

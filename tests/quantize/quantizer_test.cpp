@@ -38,7 +38,7 @@ struct SmallNet : nn::Module {
 
 struct Recurrent : nn::Module {
   Recurrent() {
-    words = register_module("words", nn::Embedding(30, 12));
+    words = register_module("words", nn::Embedding(400, 12));
     lstm = register_module("lstm", nn::LSTM(nn::LSTMOptions(12, 16).batch_first(true)));
     head = register_module("head", nn::Linear(16, 3));
     eval();

@@ -113,8 +113,7 @@ TEST_CASE("smoothing leaves even channels alone", "[quantize]") {
   torch::manual_seed(0);
   PostNorm net;
   const auto model = pare::capture(net, torch::randn({2, 5, 12}));
-  const auto result =
-      pare::apply(pare::SmoothQuant{}, model, {.calibration = pare::Batches{torch::randn({6, 5, 12})}});
+  const auto result = pare::apply(pare::SmoothQuant{}, model, {.calibration = pare::Batches{torch::randn({6, 5, 12})}});
   CHECK(result.report.count(pare::Decision::Done) == 0);
   CHECK(result.report.rows("norm").front().reason.starts_with("its channels are even"));
 }

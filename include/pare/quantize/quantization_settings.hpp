@@ -31,6 +31,7 @@ struct QuantizationSettings {
   Rounding rounding;
   bool correct_bias;
   bool smooth;
+  bool judge_ranges;
   const TargetDescription* target;
   std::int64_t max_features;
 };

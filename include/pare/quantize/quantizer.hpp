@@ -44,6 +44,7 @@ struct Quantizer {
   Rounding rounding = Rounding::Compensated;
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
   bool smooth = true;                         ///< `SmoothQuant` before, where linear layers read sequences
+  bool judge_ranges = true;                   ///< sequences that linear layers read: the whole range, if it errs less
   const TargetDescription* target = nullptr;  ///< what is quantized and how; null: `onednn_target()`
   std::int64_t max_features = 2400;           ///< layers with more inputs per channel are rounded to nearest: time and
                                               ///< memory of compensated rounding grow with its square
@@ -58,8 +59,8 @@ struct Quantizer {
   [[nodiscard]] QuantizationSettings settings() const {
     check_observer<ActivationObserver>();
     check_weight_observer<WeightObserver>();
-    return {AnyObserver(observer), weight_observer, keep_float,   weights, activations, granularity, symmetric_weights,
-            weight_only,           rounding,        correct_bias, smooth,  target,      max_features};
+    return {AnyObserver(observer), weight_observer, keep_float,   weights, activations,  granularity, symmetric_weights,
+            weight_only,           rounding,        correct_bias, smooth,  judge_ranges, target,      max_features};
   }
 };
 

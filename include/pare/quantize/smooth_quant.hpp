@@ -27,7 +27,7 @@ struct SmoothQuant {
   /// In [0, 1]: 0 leaves the spread with the activations, 1 moves all of it. Unset: the best of a few, site by site, by
   /// that same error.
   std::optional<double> strength = {};
-  double least_gain = 0.3;  ///< in [0, 1)
+  double least_gain = 0.6;  ///< in [0, 1)
 
   static constexpr std::string_view kName = "SmoothQuant";
   /// @throws Error `pare.quantize.103`
