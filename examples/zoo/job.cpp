@@ -115,6 +115,21 @@ std::int64_t module_bytes(const torch::nn::Module& module) {
   return bytes;
 }
 
+std::int64_t nonzero_parameters(const pare::Model& model) {
+  std::int64_t count = 0;
+  for (const auto& parameter : model.parameters()) count += parameter.count_nonzero().item<std::int64_t>();
+  return count;
+}
+
+RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& options, const Samples& samples) {
+  RecipeOptions recipe{.calibration = samples.calibration, .threads = options.threads, .sparsity = options.sparsity};
+  if (!options.finetune.empty()) {
+    recipe.training = data::load(options.finetune, bundle.input, {});
+    recipe.finetune.epochs = options.epochs;
+  }
+  return recipe;
+}
+
 // Sentences vary in length too.
 pare::CaptureOptions varying_sizes(const models::Bundle& bundle) {
   pare::CaptureOptions options;
@@ -154,9 +169,12 @@ JobResult run(const JobOptions& options) {
   const auto reference = outputs(eager, samples.test);
   result.before.weight_bytes = module_bytes(*bundle.module);
   result.before.resident_bytes = result.before.weight_bytes;
+  result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe = apply_recipe(steps, model, samples.calibration, options.threads);
+  auto recipe = apply_recipe(steps, model, recipe_options(bundle, options, samples));
   result.optimize_s = seconds_since(start);
+
+  result.after.params = nonzero_parameters(recipe.model);
 
   start = std::chrono::steady_clock::now();
   auto compiled = pare::compile(recipe.model, recipe.compile);

@@ -18,13 +18,17 @@ struct JobOptions {
   std::string recipe = "int8";  ///< chained with `+`
   std::int64_t batch = 1;       ///< of the latency measurement
   int threads = 2;
-  double seconds = 4.0;  ///< how long latency is measured
+  double seconds = 4.0;   ///< how long latency is measured
+  double sparsity = 0.8;  ///< of the recipe `sparse`
+  std::string finetune;   ///< labelled data to train on after pruning; empty: one-shot
+  int epochs = 10;        ///< of fine-tuning
 };
 
 /// A model as it was (`float`) or as it became (`optimized`).
 struct Half {
   std::optional<double> metric;  ///< top-1 accuracy, percent
   std::int64_t weight_bytes = 0;
+  std::int64_t params = 0;          ///< trained numbers that are not zero
   std::int64_t resident_bytes = 0;  ///< weights and workspace held by the process for it
   double latency_ms = 0;            ///< median
   double latency_p99_ms = 0;

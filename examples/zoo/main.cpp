@@ -20,6 +20,7 @@ nlohmann::json half(const zoo::Half& half) {
   return {{"metric", half.metric ? number(*half.metric) : nlohmann::json()},
           {"weight_bytes", half.weight_bytes},
           {"resident_bytes", half.resident_bytes},
+          {"params", half.params},
           {"latency_ms", number(half.latency_ms)},
           {"latency_p99_ms", number(half.latency_p99_ms)}};
 }
@@ -85,6 +86,11 @@ int main(int argc, char** argv) {
   app.add_option("--calibration-count", options.calibration_count, "Calibration samples")->check(CLI::PositiveNumber);
   app.add_option("--recipe", options.recipe,
                  fmt::format("Steps chained with +: {}", fmt::join(zoo::recipe_steps(), ", ")));
+  app.add_option("--sparsity", options.sparsity, "Share of weights that the recipe sparse sets to zero")
+      ->check(CLI::Range(0.0, 0.999));
+  app.add_option("--finetune", options.finetune,
+                 "Labelled data to train on after pruning, with the original as teacher");
+  app.add_option("--epochs", options.epochs, "Epochs of --finetune")->check(CLI::Range(1, 10000));
   app.add_option("--batch", options.batch, "Batch size of the latency measurement")->check(CLI::Range(1, 4096));
   app.add_option("--threads", options.threads, "Threads of both halves")->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));

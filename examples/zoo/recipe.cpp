@@ -9,6 +9,7 @@
 #include "pare/core/error.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
+#include "pare/prune/sparsifier.hpp"
 #include "pare/quantize/compare.hpp"
 #include "pare/quantize/quantizer.hpp"
 
@@ -16,7 +17,7 @@ namespace zoo {
 
 namespace {
 
-using Step = void (*)(Recipe& recipe, const Batches& calibration);
+using Step = void (*)(Recipe& recipe, const RecipeOptions& options);
 
 void apply_pass(Recipe& recipe, const Batches& calibration, const pare::AnyPass& pass) {
   pare::ContextOptions options;
@@ -26,15 +27,22 @@ void apply_pass(Recipe& recipe, const Batches& calibration, const pare::AnyPass&
   recipe.report.append(applied.report);
 }
 
+// After pruning, where training data is given: with the model as it was before as the teacher.
+void train_again(Recipe& recipe, const pare::Model& teacher, const RecipeOptions& options) {
+  if (options.training.labels.defined() && options.finetune.epochs > 0)
+    finetune(recipe.model, teacher, options.training, options.finetune);
+}
+
 const std::map<std::string, Step>& steps() {
   static const std::map<std::string, Step> table{
-      {"float", [](Recipe&, const Batches&) {}},
-      {"bf16", [](Recipe& recipe, const Batches&) { recipe.compile.dtype = torch::kBFloat16; }},
-      {"int8", [](Recipe& recipe, const Batches& calibration) { apply_pass(recipe, calibration, pare::Quantizer{}); }},
+      {"float", [](Recipe&, const RecipeOptions&) {}},
+      {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
+      {"int8", [](Recipe& recipe,
+                  const RecipeOptions& options) { apply_pass(recipe, options.calibration, pare::Quantizer{}); }},
       // What the default ladder is measured against: one scale a tensor, nearest rounding, whole ranges.
       {"int8-naive",
-       [](Recipe& recipe, const Batches& calibration) {
-         apply_pass(recipe, calibration,
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options.calibration,
                     pare::Quantizer{.observer = pare::MinMax{},
                                     .weight_observer = pare::WeightMinMax{},
                                     .granularity = pare::PerTensor{},
@@ -42,6 +50,12 @@ const std::map<std::string, Step>& steps() {
                                     .correct_bias = false,
                                     .smooth = false,
                                     .judge_ranges = false});
+       }},
+      {"sparse",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         const auto teacher = recipe.model;
+         apply_pass(recipe, options.calibration, pare::Sparsifier{.sparsity = {options.sparsity}});
+         train_again(recipe, teacher, options);
        }},
   };
   return table;
@@ -68,11 +82,10 @@ std::vector<std::string> parse_recipe(const std::string& text) {
   return names;
 }
 
-Recipe apply_recipe(const std::vector<std::string>& names, const pare::Model& model, const Batches& calibration,
-                    int threads) {
+Recipe apply_recipe(const std::vector<std::string>& names, const pare::Model& model, const RecipeOptions& options) {
   Recipe recipe{model, {}, {}};
-  recipe.compile.threads = threads;
-  for (const auto& name : names) steps().at(name)(recipe, calibration);
+  recipe.compile.threads = options.threads;
+  for (const auto& name : names) steps().at(name)(recipe, options);
   return recipe;
 }
 

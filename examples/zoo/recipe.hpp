@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "examples/zoo/finetune.hpp"
 #include "examples/zoo/job.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/model.hpp"
@@ -11,6 +12,15 @@
 namespace zoo {
 
 using Batches = std::vector<std::vector<torch::Tensor>>;
+
+/// What the steps of a recipe may want to know.
+struct RecipeOptions {
+  Batches calibration;
+  int threads = 2;
+  double sparsity = 0.8;    ///< of `sparse`: share of weights that become zero
+  data::Set training = {};  ///< to fine-tune on after pruning; empty: no fine-tuning
+  FinetuneOptions finetune = {};
+};
 
 /// An optimized model, how to compile it, and what was done to get there.
 struct Recipe {
@@ -23,8 +33,7 @@ struct Recipe {
 std::vector<std::string> parse_recipe(const std::string& text);
 
 /// Runs the steps in order on a copy of `model`.
-Recipe apply_recipe(const std::vector<std::string>& steps, const pare::Model& model, const Batches& calibration,
-                    int threads);
+Recipe apply_recipe(const std::vector<std::string>& steps, const pare::Model& model, const RecipeOptions& options);
 
 /// One row for each layer of the report, with its SQNR against the float model where both have it.
 std::vector<Layer> layer_rows(const pare::Model& original, const Recipe& recipe, const Batches& calibration,

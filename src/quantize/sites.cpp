@@ -5,7 +5,7 @@
 #include <numeric>
 #include <set>
 
-#include "layer_pattern.hpp"
+#include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -11,7 +11,8 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Minimises `tr((W - Q) H (W - Q)^T)`, the mean squared error of the layer's outputs when `H = E[x x^T]`. With the
 /// covariance as `H`, the error of the mean is left to bias correction. With `H^-1 = U^T U` (U upper triangular), once
-/// feature k is rounded the error `e = (w_k - q_k) / U_kk` is taken from the later features: `w_j -= e U_kj`.
+/// feature k is rounded the error `e = (w_k - q_k) / U_kk` is taken from the later features: `w_j -= e U_kj`. Weights
+/// that are exactly zero were pruned: they stay zero, and do not make up for others.
 struct CompensatedRounding {
   double damping = 0.01;      ///< of the mean diagonal, added to the diagonal of H; at least 0
   bool largest_first = true;  ///< features in descending order of `H_jj`: those that matter most have the most to

@@ -1,4 +1,4 @@
-#include "features.hpp"
+#include "graph/matrix_form.hpp"
 
 #include <ATen/ATen.h>
 

@@ -1,4 +1,4 @@
-#include "layer_pattern.hpp"
+#include "graph/layer_pattern.hpp"
 
 PARE_NAMESPACE_BEGIN
 

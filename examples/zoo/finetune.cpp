@@ -1,0 +1,86 @@
+#include "examples/zoo/finetune.hpp"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "pare/prune/sparse_training.hpp"
+
+namespace zoo {
+
+namespace {
+
+// Flips half of the pictures, and moves small ones by up to an eighth of their side; what comes in is the colour that
+// normalising makes zero.
+torch::Tensor augmented(const torch::Tensor& images) {
+  constexpr std::int64_t kSmall = 64;
+  auto batch = torch::where(torch::rand({images.size(0), 1, 1, 1}).lt(0.5), images.flip(3), images);
+  const auto side = images.size(3);
+  if (side > kSmall) return batch;
+  const auto reach = side / 8;
+  const auto padded = torch::constant_pad_nd(batch, {reach, reach, reach, reach});
+  const auto shifts = torch::randint(2 * reach + 1, {images.size(0), 2});
+  std::vector<torch::Tensor> moved;
+  for (std::int64_t i = 0; i < images.size(0); ++i)
+    moved.push_back(padded[i]
+                        .narrow(1, shifts[i][0].item<std::int64_t>(), images.size(2))
+                        .narrow(2, shifts[i][1].item<std::int64_t>(), side));
+  return torch::stack(moved);
+}
+
+torch::Tensor loss_of(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
+                      const FinetuneOptions& options) {
+  namespace F = torch::nn::functional;
+  const double t = options.temperature;
+  const auto softened = F::kl_div(torch::log_softmax(student / t, 1), torch::log_softmax(teacher / t, 1),
+                                  F::KLDivFuncOptions().reduction(torch::kBatchMean).log_target(true));
+  return options.teacher_share * t * t * softened + (1 - options.teacher_share) * F::cross_entropy(student, labels);
+}
+
+}  // namespace
+
+double finetune(pare::Model& student, pare::Model teacher, const data::Set& train, const FinetuneOptions& options) {
+  const torch::AutoGradMode grad(true);
+  torch::manual_seed(options.seed);
+  student.detach_weights();
+  teacher.eval();
+  for (auto& parameter : student.parameters()) parameter.requires_grad_(true);
+  torch::optim::SGD optimizer(student.parameters(), torch::optim::SGDOptions(options.rate)
+                                                        .momentum(options.momentum)
+                                                        .weight_decay(options.weight_decay)
+                                                        .nesterov(true));
+  const pare::SparseTraining sparse{student, pare::Masks::of(student), optimizer};
+  const auto per_epoch = train.size() / options.batch;
+  const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * options.epochs, 1));
+  double mean = 0;
+  student.train();
+  for (int epoch = 0; epoch < options.epochs; ++epoch) {
+    const auto order = torch::randperm(train.size());
+    mean = 0;
+    for (std::int64_t step = 0; step < per_epoch; ++step) {
+      const double time = static_cast<double>(epoch * per_epoch + step) / total;
+      static_cast<torch::optim::SGDOptions&>(optimizer.param_groups()[0].options())
+          .lr(options.rate * 0.5 * (1 + std::cos(std::numbers::pi * time)));
+      const auto index = order.narrow(0, step * options.batch, options.batch);
+      std::vector<torch::Tensor> inputs;
+      for (const auto& input : train.inputs) inputs.push_back(input.index_select(0, index));
+      if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
+      torch::Tensor answer;
+      {
+        const torch::NoGradGuard no_grad;
+        answer = teacher.run(inputs).at(0);
+      }
+      optimizer.zero_grad();
+      auto loss = loss_of(student.run(inputs).at(0), answer, train.labels.index_select(0, index), options);
+      loss.backward();
+      optimizer.step();
+      mean += loss.item<double>() / static_cast<double>(per_epoch);
+    }
+  }
+  student.eval();
+  return mean;
+}
+
+}  // namespace zoo

@@ -1,0 +1,146 @@
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/grad_mode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "graph/layer_pattern.hpp"
+#include "pare/core/error.hpp"
+#include "prune/solve_layer.hpp"
+#include "prune/sparse_layer.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+void check_patterns(const Graph& graph, const std::vector<std::string>& patterns) {
+  for (const auto& pattern : patterns)
+    if (std::ranges::none_of(graph.nodes(), [&](NodeId id) { return names_layer(graph.node(id), pattern); }))
+      fail("pare.prune.202", pattern, "this keep_dense pattern fits no layer; names are those of the report");
+}
+
+// Why a region's weight stays as it is, or an empty string.
+std::string refusal(const Graph& graph, const FusedRegion& region, const std::optional<MatrixForm>& form,
+                    const SparsitySettings& settings) {
+  const auto& node = graph.node(region.anchor);
+  if (std::ranges::any_of(settings.keep_dense, [&](const auto& pattern) { return names_layer(node, pattern); }))
+    return "kept dense on request";
+  if (region.weight == kNoValue) return "its weight is computed";
+  if (graph.value(region.weight).type.dtype != c10::ScalarType::Float) return "its weight is not float32";
+  if (!form) return fmt::format("{}: no rule for its inputs", name_of(region.family));
+  std::int64_t taps = 1;
+  for (const auto size : form->kernel) taps *= size;
+  return misfit(settings.pattern, form->groups * form->outputs, form->features / taps);
+}
+
+bool is_weighted(OpFamily family) {
+  return family == OpFamily::Convolution || family == OpFamily::Linear || family == OpFamily::TransposedConvolution ||
+         family == OpFamily::Embedding || family == OpFamily::Recurrent;
+}
+
+// Cross-entropy with the model's own answer where that is a class, else half the mean square of the outputs.
+at::Tensor own_loss(const std::vector<at::Tensor>& outputs) {
+  const auto& first = outputs.at(0);
+  if (first.is_floating_point() && first.dim() == 2 && first.size(1) > 1)
+    return at::cross_entropy_loss(first, first.detach().argmax(1));
+  at::Tensor loss;
+  for (const auto& output : outputs) {
+    if (!output.defined() || !output.is_floating_point()) continue;
+    const auto part = output.square().mean() / 2;
+    loss = loss.defined() ? loss + part : part;
+  }
+  return loss;
+}
+
+}  // namespace
+
+std::vector<SparseLayer> find_sparse_layers(const Model& model, Context& context, const SparsitySettings& settings) {
+  const auto& graph = model.graph();
+  check_patterns(graph, settings.keep_dense);
+  std::vector<SparseLayer> layers;
+  std::set<ValueId> seen;
+  for (const auto& region : match_regions(graph)) {
+    if (!is_weighted(region.family)) continue;
+    auto form = region.weight == kNoValue ? std::nullopt : matrix_form(graph, region);
+    auto why = refusal(graph, region, form, settings);
+    if (why.empty() && !seen.insert(region.weight).second) why = "its weight is another layer's, pruned there";
+    if (!why.empty()) {
+      context.report().declined(region.anchor, why);
+      continue;
+    }
+    SparseLayer layer;
+    layer.region = region;
+    layer.form = std::move(*form);
+    layer.path = graph.value(region.weight).name;
+    layer.name = graph.node(region.anchor).name;
+    const bool wanted = settings.update_weights || settings.importance.needs_inputs;
+    layer.solved = wanted && layer.form.features <= settings.max_features;
+    layers.push_back(std::move(layer));
+  }
+  if (layers.empty()) fail("pare.prune.204", "", "the model has no layer whose weights could be pruned one by one");
+  return layers;
+}
+
+void gather_gradients(const Model& model, Context& context, const SparsitySettings& settings,
+                      std::vector<SparseLayer>& layers) {
+  const at::AutoGradMode grad(true);
+  Model watched = model;
+  watched.detach_weights();
+  std::vector<at::Tensor> weights;
+  for (auto& layer : layers) {
+    auto weight = watched.weight(layer.path);
+    weight.requires_grad_(true);
+    weights.push_back(weight);
+    layer.gradient = at::zeros({layer.rows(), layer.form.features});
+  }
+  std::size_t position = 0;
+  for (const auto& batch : context.calibration()) {
+    const auto outputs = watched.run(batch);
+    const auto loss = settings.loss ? settings.loss(outputs, position) : own_loss(outputs);
+    if (!loss.defined()) fail("pare.prune.203", "", "the loss of batch {} is no tensor", position);
+    const auto gradients = torch::autograd::grad({loss}, weights, {}, /*retain_graph=*/false, /*create_graph=*/false,
+                                                 /*allow_unused=*/true);
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      if (gradients[i].defined()) layers[i].gradient += to_rows(layers[i].form, gradients[i]);
+    ++position;
+  }
+  for (auto& layer : layers) layer.gradient /= static_cast<double>(std::max<std::size_t>(position, 1));
+}
+
+std::int64_t CalibrationBatches::sample_limit(const MatrixForm& form) const {
+  constexpr std::int64_t kAtLeast = 20000, kPerFeature = 20, kPerBatch = 64;
+  const auto wanted = std::max(kAtLeast, kPerFeature * form.features);
+  return std::max(kPerBatch, wanted / std::max<std::int64_t>(static_cast<std::int64_t>(batches.size()), 1));
+}
+
+void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
+               const std::vector<double>& kept_shares) {
+  const auto dense = to_rows(layer.form, model.weight(layer.path).detach());
+  PrunableWeight view{layer.name, layer.path, dense, dense.ne(0), layer.form.groups};
+  view.gradient = layer.gradient;
+  const bool measured = layer.solved && !layer.moments.empty();
+  if (measured) view.second_moment = layer.moments.second_moment(false);
+  for (const auto share : kept_shares) {
+    const auto keep = std::llround(share * static_cast<double>(layer.numel()));
+    if (measured) {
+      const auto solved = solve_layer(layer.form, dense, view.mask, view.second_moment);
+      if (settings.update_weights) view.weight = solved.weight;
+      view.inverse_diagonal = solved.inverse_diagonal;
+    }
+    const bool blind = settings.importance.needs_inputs && !measured;
+    auto saliency = blind ? view.weight.abs() : settings.importance.saliency(view);
+    if (saliency.sizes() != dense.sizes() || !saliency.isfinite().all().item<bool>())
+      fail("pare.prune.203", layer.name, "the criterion {} returned {} here", settings.importance.name,
+           saliency.sizes() != dense.sizes() ? "another shape than the weight's" : "NaN or infinities");
+    // What is pruned stays so.
+    saliency = at::where(view.mask, saliency.to(at::kFloat), at::full_like(dense, -1.0F));
+    view.mask = choose_mask(saliency, keep, settings.pattern, layer.taps()).logical_and_(view.mask);
+    view.weight = view.weight * view.mask;
+    layer.steps.push_back({view.mask, view.mask.sum().item<std::int64_t>(), 0.0});
+  }
+}
+
+PARE_NAMESPACE_END
