@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "graph/matrix_form.hpp"
+#include "graph/features.hpp"
 #include "pare/numerics/gram.hpp"
 #include "pare/prune/sparsity_settings.hpp"
 

@@ -3,7 +3,7 @@
 #include <optional>
 #include <vector>
 
-#include "graph/matrix_form.hpp"
+#include "graph/features.hpp"
 #include "pare/numerics/gram.hpp"
 #include "pare/pass/context.hpp"
 #include "pare/quantize/quantization_settings.hpp"

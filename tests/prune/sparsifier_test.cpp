@@ -4,10 +4,10 @@
 
 #include "pare/capture/commit.hpp"
 #include "pare/pass/apply.hpp"
+#include "pare/prune/activation_magnitude.hpp"
 #include "pare/prune/magnitude.hpp"
 #include "pare/prune/movement.hpp"
 #include "pare/prune/snip.hpp"
-#include "pare/prune/wanda.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
@@ -104,7 +104,7 @@ TEST_CASE("every criterion reaches its sparsity, alone and with the weights solv
     }
   };
   check(pare::Magnitude{});
-  check(pare::Wanda{});
+  check(pare::ActivationMagnitude{});
   check(pare::SparseGPT{});
   check(pare::Snip{});
   std::map<std::string, torch::Tensor> scores;

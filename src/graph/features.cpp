@@ -1,4 +1,4 @@
-#include "graph/matrix_form.hpp"
+#include "graph/features.hpp"
 
 #include <ATen/ATen.h>
 

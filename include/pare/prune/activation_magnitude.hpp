@@ -6,9 +6,9 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// A weight matters as much as it is large times the norm of its input: Sun et al., "A Simple and Effective Pruning
-/// Approach for Large Language Models", 2023.
-struct Wanda {
+/// A weight matters as much as it is large times the norm of its input, the criterion of Wanda: Sun et al., "A Simple
+/// and Effective Pruning Approach for Large Language Models", 2023.
+struct ActivationMagnitude {
   static constexpr bool kNeedsInputs = true;
   at::Tensor operator()(const PrunableWeight& layer) const {
     const auto norms = layer.second_moment.diagonal(0, 1, 2).sqrt().to(at::kFloat);  // [groups, features]
