@@ -21,14 +21,21 @@ struct SparsityStep {
 struct SparseLayer {
   FusedRegion region;
   MatrixForm form;
-  std::string path;     ///< of the weight
-  std::string name;     ///< of the anchor
-  bool solved = false;  ///< its weights are solved anew: inputs are watched
-  Gram moments;         ///< of its inputs in the dense model, where wanted
-  at::Tensor gradient;  ///< `[rows, features]`, where wanted
+  std::int64_t patch = 0;  ///< a transposed convolution whose patches do not overlap: pixels of one; its rows are an
+                           ///< output channel's pixels
+  std::string path;        ///< of the weight
+  std::string name;        ///< of the anchor
+  bool solved = false;     ///< its weights are solved anew: inputs are watched
+  Gram moments;            ///< of its inputs in the dense model, where wanted
+  at::Tensor gradient;     ///< `[rows, features]`, where wanted
   std::vector<SparsityStep> steps;
   std::size_t chosen = 0;
   bool exact = true;  ///< solved row by row
+
+  /// The table's weight as `[rows, features]`, and back; the features of an input, `[groups, samples, features]`.
+  [[nodiscard]] at::Tensor to_rows(const at::Tensor& weight) const;
+  [[nodiscard]] at::Tensor from_rows(const at::Tensor& rows, at::IntArrayRef sizes) const;
+  [[nodiscard]] at::Tensor features_of(const at::Tensor& input, std::int64_t limit) const;
 
   [[nodiscard]] std::int64_t rows() const { return form.groups * form.outputs; }
   [[nodiscard]] std::int64_t numel() const { return rows() * form.features; }

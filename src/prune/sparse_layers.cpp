@@ -8,6 +8,7 @@
 
 #include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
+#include "pare/graph/weight_axis.hpp"
 #include "prune/solve_layer.hpp"
 #include "prune/sparse_layer.hpp"
 
@@ -35,6 +36,30 @@ std::string refusal(const Graph& graph, const FusedRegion& region, const std::op
   return misfit(settings.pattern, form->groups * form->outputs, form->features / taps);
 }
 
+std::optional<MatrixForm> form_of(const Graph& graph, const FusedRegion& region) {
+  if (region.weight == kNoValue) return std::nullopt;
+  if (region.family != OpFamily::TransposedConvolution) return matrix_form(graph, region);
+  // Each pixel of the input makes a patch of its own: a linear layer from its channels to the patch.
+  const auto& node = graph.node(region.anchor);
+  std::vector<std::int64_t> sizes;
+  for (const auto& size : graph.value(region.weight).type.sizes) sizes.push_back(size.constant().value_or(0));
+  const std::vector<std::int64_t> kernel(sizes.begin() + 2, sizes.end());
+  const auto is = [&](std::string_view argument, std::int64_t wanted) {
+    const auto values = node.operand(argument).integers();
+    return values && std::ranges::all_of(*values, [&](auto value) { return value == wanted; });
+  };
+  auto stride = node.operand("stride").integers();
+  if (stride && stride->size() == 1) stride->resize(kernel.size(), stride->front());
+  if (output_axis(graph, region) != 1 || groups_of(graph, region) != 1 || stride != kernel || !is("padding", 0) ||
+      !is("output_padding", 0) || !is("dilation", 1))
+    return std::nullopt;
+  MatrixForm form;
+  form.features = sizes[0];
+  form.outputs = sizes[1];
+  for (const auto size : kernel) form.outputs *= size;
+  return form;
+}
+
 bool is_weighted(OpFamily family) {
   return family == OpFamily::Convolution || family == OpFamily::Linear || family == OpFamily::TransposedConvolution ||
          family == OpFamily::Embedding || family == OpFamily::Recurrent;
@@ -56,6 +81,20 @@ at::Tensor own_loss(const std::vector<at::Tensor>& outputs) {
 
 }  // namespace
 
+at::Tensor SparseLayer::to_rows(const at::Tensor& weight) const {
+  if (patch == 0) return pare::to_rows(form, weight);
+  return weight.flatten(1).t().contiguous();  // [in, out * patch] -> [out * patch, in]
+}
+
+at::Tensor SparseLayer::from_rows(const at::Tensor& rows, at::IntArrayRef sizes) const {
+  if (patch == 0) return pare::from_rows(form, rows, sizes);
+  return rows.t().reshape(sizes).contiguous();
+}
+
+at::Tensor SparseLayer::features_of(const at::Tensor& input, std::int64_t limit) const {
+  return pare::features_of(form, patch == 0 ? input : input.movedim(1, -1), limit);
+}
+
 std::vector<SparseLayer> find_sparse_layers(const Model& model, Context& context, const SparsitySettings& settings) {
   const auto& graph = model.graph();
   check_patterns(graph, settings.keep_dense);
@@ -63,7 +102,7 @@ std::vector<SparseLayer> find_sparse_layers(const Model& model, Context& context
   std::set<ValueId> seen;
   for (const auto& region : match_regions(graph)) {
     if (!is_weighted(region.family)) continue;
-    auto form = region.weight == kNoValue ? std::nullopt : matrix_form(graph, region);
+    auto form = region.weight == kNoValue ? std::nullopt : form_of(graph, region);
     auto why = refusal(graph, region, form, settings);
     if (why.empty() && !seen.insert(region.weight).second) why = "its weight is another layer's, pruned there";
     if (!why.empty()) {
@@ -73,6 +112,8 @@ std::vector<SparseLayer> find_sparse_layers(const Model& model, Context& context
     SparseLayer layer;
     layer.region = region;
     layer.form = std::move(*form);
+    if (region.family == OpFamily::TransposedConvolution)
+      layer.patch = layer.form.outputs / *graph.value(region.weight).type.sizes[1].constant();
     layer.path = graph.value(region.weight).name;
     layer.name = graph.node(region.anchor).name;
     const bool wanted = settings.update_weights || settings.importance.needs_inputs;
@@ -104,7 +145,7 @@ void gather_gradients(const Model& model, Context& context, const SparsitySettin
                                                  /*allow_unused=*/true);
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < layers.size(); ++i)
-      if (gradients[i].defined()) layers[i].gradient += to_rows(layers[i].form, gradients[i]);
+      if (gradients[i].defined()) layers[i].gradient += layers[i].to_rows(gradients[i]);
     ++position;
   }
   for (auto& layer : layers) layer.gradient /= static_cast<double>(std::max<std::size_t>(position, 1));
@@ -118,9 +159,10 @@ std::int64_t CalibrationBatches::sample_limit(const MatrixForm& form) const {
 
 void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
                const std::vector<double>& kept_shares) {
-  const auto dense = to_rows(layer.form, model.weight(layer.path).detach());
+  const auto dense = layer.to_rows(model.weight(layer.path).detach());
   PrunableWeight view{layer.name, layer.path, dense, dense.ne(0), layer.form.groups};
   view.gradient = layer.gradient;
+  view.to_rows = [&layer](const at::Tensor& tensor) { return layer.to_rows(tensor); };
   const bool measured = layer.solved && !layer.moments.empty();
   if (measured) view.second_moment = layer.moments.second_moment(false);
   for (const auto share : kept_shares) {

@@ -54,7 +54,7 @@ void gather_moments(const Model& model, Context& context, const CalibrationBatch
   for (const auto& batch : calibration.batches) {
     (void)model.run(batch, [&](ValueId value, const at::Tensor& tensor) {
       for (auto* layer : readers[index(value)])
-        layer->moments.observe(features_of(layer->form, tensor, calibration.sample_limit(layer->form)));
+        layer->moments.observe(layer->features_of(tensor, calibration.sample_limit(layer->form)));
     });
     task.advance();
   }
@@ -65,9 +65,10 @@ void choose_globally(const Model& model, const SparsitySettings& settings, std::
                      std::int64_t budget) {
   std::vector<at::Tensor> saliencies;
   for (auto& layer : layers) {
-    const auto weight = to_rows(layer.form, model.weight(layer.path).detach());
+    const auto weight = layer.to_rows(model.weight(layer.path).detach());
     PrunableWeight view{layer.name, layer.path, weight, weight.ne(0), layer.form.groups};
     view.gradient = layer.gradient;
+    view.to_rows = [&layer](const at::Tensor& tensor) { return layer.to_rows(tensor); };
     if (!layer.moments.empty()) {
       view.second_moment = layer.moments.second_moment(false);
       view.inverse_diagonal = solve_layer(layer.form, weight, view.mask, view.second_moment).inverse_diagonal;
@@ -88,7 +89,7 @@ void choose_globally(const Model& model, const SparsitySettings& settings, std::
   for (std::size_t i = 0; i < layers.size(); ++i) {
     auto& layer = layers[i];
     auto own = mask.narrow(0, offset, layer.numel()).view({layer.rows(), layer.form.features});
-    own = own.logical_and(to_rows(layer.form, model.weight(layer.path).detach()).ne(0));
+    own = own.logical_and(layer.to_rows(model.weight(layer.path).detach()).ne(0));
     layer.steps = {{own, own.sum().item<std::int64_t>(), 0.0}};
     offset += layer.numel();
   }

@@ -82,14 +82,14 @@ void measure_damage(const Model& model, Context& context, const SparsitySettings
   for (auto& layer : layers) {
     dense.advance(model, layer.region.anchor);
     const auto original = model.weight(layer.path).detach();
-    const auto rows = to_rows(layer.form, original);
+    const auto rows = layer.to_rows(original);
     const auto moment = layer.moments.empty() ? at::Tensor() : layer.moments.second_moment(false);
     for (auto& step : layer.steps) {
       Model pruned = model;
       const auto weight = settings.update_weights && moment.defined()
                               ? solve_layer(layer.form, rows, step.mask, moment).weight
                               : rows * step.mask;
-      pruned.set_weight(layer.path, from_rows(layer.form, weight, original.sizes()));
+      pruned.set_weight(layer.path, layer.from_rows(weight, original.sizes()));
       step.damage = damage_between(reference, Frontier(dense).finish(pruned));
     }
     // A sparser layer is no better, whatever the noise says.

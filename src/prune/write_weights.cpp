@@ -23,8 +23,8 @@ PairedMoments observe(const SparseLayer& layer, const CalibrationBatches& calibr
   const auto input = layer.region.inputs[0];
   for (std::size_t b = 0; b < dense.size(); ++b) {
     const auto limit = calibration.sample_limit(layer.form);
-    const auto was = features_of(layer.form, dense.value(b, input), limit).to(at::kFloat);
-    const auto now = features_of(layer.form, pruned.value(b, input), limit).to(at::kFloat);
+    const auto was = layer.features_of(dense.value(b, input), limit).to(at::kFloat);
+    const auto now = layer.features_of(pruned.value(b, input), limit).to(at::kFloat);
     const auto transposed = now.transpose(1, 2);
     add(moments.hessian, at::bmm(transposed, now));
     add(moments.cross, at::bmm(transposed, was));
@@ -63,7 +63,7 @@ at::Tensor mean_outputs(const MatrixForm& form, const at::Tensor& rows, const at
 
 void solve(Model& model, SparseLayer& layer, const PairedMoments& moments, const at::Tensor& mask) {
   const auto original = model.weight(layer.path).detach();
-  const auto rows = to_rows(layer.form, original);
+  const auto rows = layer.to_rows(original);
   const auto offset = offset_of(model.graph(), layer.region);
   auto hessian = moments.hessian, cross = moments.cross;
   if (!offset.path.empty()) {  // the means are put right apart: only what varies is left to the weights
@@ -79,7 +79,7 @@ void solve(Model& model, SparseLayer& layer, const PairedMoments& moments, const
     if (before.numel() == shift.numel())
       model.set_weight(offset.path, (before.to(at::kDouble) + offset.sign * shift.view_as(before)).to(at::kFloat));
   }
-  model.set_weight(layer.path, from_rows(layer.form, solved.weight, original.sizes()));
+  model.set_weight(layer.path, layer.from_rows(solved.weight, original.sizes()));
 }
 
 }  // namespace
@@ -98,7 +98,7 @@ void write_weights(Model& model, Context& context, const SparsitySettings& setti
       solve(model, layer, observe(layer, calibration, dense, pruned), mask);
     } else {
       const auto weight = model.weight(layer.path).detach();
-      model.set_weight(layer.path, from_rows(layer.form, to_rows(layer.form, weight) * mask, weight.sizes()));
+      model.set_weight(layer.path, layer.from_rows(layer.to_rows(weight) * mask, weight.sizes()));
     }
     task.advance();
   }

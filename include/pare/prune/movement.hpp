@@ -15,7 +15,7 @@ struct Movement {
   std::map<std::string, at::Tensor> scores = {};  ///< by the weight's path, in the weight's shape
   at::Tensor operator()(const PrunableWeight& layer) const {
     const auto found = scores.find(layer.path);
-    const auto score = found == scores.end() ? at::zeros_like(layer.weight) : found->second.view_as(layer.weight);
+    const auto score = found == scores.end() ? at::zeros_like(layer.weight) : layer.to_rows(found->second);
     return at::where(layer.mask, score - score.min(), at::zeros_like(score));  // pruned weights stay last
   }
 };

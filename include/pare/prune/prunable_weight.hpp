@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "pare/version.hpp"
@@ -25,6 +26,8 @@ struct PrunableWeight {
   at::Tensor inverse_diagonal = {};
   /// Mean gradient of the loss, like `weight`; where the criterion says `kNeedsGradients`.
   at::Tensor gradient = {};
+  /// Brings a tensor in the shape that the weight has in the weight table into rows.
+  std::function<at::Tensor(const at::Tensor&)> to_rows = {};
 };
 
 PARE_NAMESPACE_END
