@@ -52,6 +52,7 @@ double train_masked(std::uint64_t seed, const pare::Masks& masks, const data::Se
 
 int main(int argc, char** argv) {
   try {
+    at::set_num_threads(1);  // so small a net is slower on two
     if (argc != 2) throw std::runtime_error("usage: lottery_ticket FOLDER (digits)");
     auto format = data::InputFormat::image(8, {0.5F, 0.5F, 0.5F}, {0.5F, 0.5F, 0.5F});
     format.channels = 1;
