@@ -20,6 +20,10 @@ struct CompileOptions {
   std::map<std::string, c10::ScalarType> node_precision;
   /// How many plans (one for each combination of input sizes) are kept; the least recently used goes first.
   std::size_t plans = 8;
+  /// Times the kernels that could run a convolution when a plan is built and keeps the fastest, instead of oneDNN's
+  /// first choice. Costs fractions of a second a plan; which kernel wins may differ from one compilation to the next,
+  /// and with it the last bit of a float result (an int8 result: one quantum, rarely).
+  bool tune = true;
 };
 
 PARE_NAMESPACE_END

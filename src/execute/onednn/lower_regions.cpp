@@ -114,6 +114,11 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out
 
 namespace {
 
+// What a source's zero point is multiplied by; undefined for float weights.
+at::Tensor sums_over(const at::Tensor& weights, std::vector<std::int64_t> dims) {
+  return weights.scalar_type() == at::kChar ? weights.to(at::kLong).sum(dims) : at::Tensor();
+}
+
 memory::dims spread(const Operand& operand, std::size_t count, std::int64_t otherwise) {
   auto values = operand.integers().value_or(std::vector<std::int64_t>{});
   if (values.empty()) values.push_back(otherwise);
@@ -167,6 +172,8 @@ bool Lowering::lower_convolution(const FusedRegion& region, ProgramStep& step) {
   const bool integers = program_.quantization[index(source)].has_value() && !(transposed && window.groups > 1);
   auto kernel = kernel_of(region, axis, integers);
   auto tensor = kernel.tensor;
+  at::Tensor sums;
+  if (!transposed) sums = sums_over(tensor.flatten(1), {1});
   auto sizes = tensor.sizes().vec();
   const auto g = window.groups;
   if (transposed) {  // [I, O/G, ...] -> [G, O/G, I/G, ...]
@@ -182,7 +189,7 @@ bool Lowering::lower_convolution(const FusedRegion& region, ProgramStep& step) {
   tensor = tensor.contiguous();
   step.weights =
       std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
-                                      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
+                                      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor(), sums);
   return true;
 }
 
@@ -204,9 +211,9 @@ bool Lowering::lower_linear(const FusedRegion& region, ProgramStep& step) {
   auto tensor = (is_linear ? kernel.tensor.t() : kernel.tensor).contiguous();  // [K, N]
   if (kernel.bias.defined() && kernel.bias.numel() != tensor.size(1))
     kernel.bias = kernel.bias.expand({tensor.size(1)});
-  step.weights =
-      std::make_shared<PackedWeights>(tensor.clone(), tensor.sizes().vec(), kernel.scales,
-                                      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor());
+  step.weights = std::make_shared<PackedWeights>(
+      tensor.clone(), tensor.sizes().vec(), kernel.scales,
+      kernel.bias.defined() ? kernel.bias.contiguous().clone() : at::Tensor(), sums_over(tensor, {0}));
   return true;
 }
 

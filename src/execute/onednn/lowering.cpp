@@ -12,7 +12,7 @@ PARE_NAMESPACE_BEGIN
 Program lower(const Model& model, const CompileOptions& options) { return Lowering(model, options).run(); }
 
 Lowering::Lowering(const Model& model, const CompileOptions& options)
-    : model_(model), options_(options), program_{model.graph(), {}, {}, {}, {}}, graph_(program_.graph) {
+    : model_(model), options_(options), program_{model.graph(), options.tune, {}, {}, {}, {}}, graph_(program_.graph) {
   std::size_t nodes = 0;
   for (const auto id : graph_.nodes()) nodes = std::max(nodes, index(id) + 1);
   done_.resize(nodes);

@@ -49,8 +49,13 @@ void each_element(const memory::desc& layout, const Visit& visit) {
 
 }  // namespace
 
-PackedWeights::PackedWeights(at::Tensor plain, memory::dims dims, std::vector<float> scales, at::Tensor bias)
-    : plain_(std::move(plain)), dims_(std::move(dims)), scales_(std::move(scales)), bias_(std::move(bias)) {
+PackedWeights::PackedWeights(at::Tensor plain, memory::dims dims, std::vector<float> scales, at::Tensor bias,
+                             at::Tensor sums)
+    : plain_(std::move(plain)),
+      dims_(std::move(dims)),
+      scales_(std::move(scales)),
+      bias_(std::move(bias)),
+      sums_(std::move(sums)) {
   if (!scales_.empty()) {
     scale_memory_ = memory({{static_cast<memory::dim>(scales_.size())}, memory::data_type::f32, memory::format_tag::a},
                            cpu_engine(), scales_.data());
@@ -106,14 +111,16 @@ std::size_t PackedWeights::payload_bytes() const {
   const std::lock_guard lock(mutex_);
   std::size_t bytes = plain_.defined() ? plain_.nbytes() : packed_.front().get_desc().get_size();
   for (const auto& packed : packed_) bytes = std::min(bytes, packed.get_desc().get_size());
-  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0);
+  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
+         (sums_.defined() ? sums_.nbytes() : 0);
 }
 
 std::size_t PackedWeights::resident_bytes() const {
   const std::lock_guard lock(mutex_);
   std::size_t bytes = plain_.defined() ? plain_.nbytes() : 0;
   for (const auto& packed : packed_) bytes += packed.get_desc().get_size();
-  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0);
+  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
+         (sums_.defined() ? sums_.nbytes() : 0);
 }
 
 PARE_NAMESPACE_END

@@ -20,12 +20,17 @@ class PackedWeights {
   /// @param dims   oneDNN's logical dims, e.g. `[G, O/G, I/G, kh, kw]`
   /// @param scales of integer weights: one, or one for each output channel; empty for float
   /// @param bias   float32 `[O]`, or undefined
-  PackedWeights(at::Tensor plain, dnnl::memory::dims dims, std::vector<float> scales, at::Tensor bias);
+  /// @param sums   of the integers behind each output channel, or undefined: what a source's zero point is multiplied
+  /// by
+  PackedWeights(at::Tensor plain, dnnl::memory::dims dims, std::vector<float> scales, at::Tensor bias,
+                at::Tensor sums = {});
 
   [[nodiscard]] const dnnl::memory::dims& dims() const noexcept { return dims_; }
   [[nodiscard]] bool is_integer() const noexcept { return !scales_.empty(); }
   [[nodiscard]] const std::vector<float>& scales() const noexcept { return scales_; }
   [[nodiscard]] const at::Tensor& bias() const noexcept { return bias_; }
+  /// int64 `[O]`, or undefined.
+  [[nodiscard]] const at::Tensor& sums() const noexcept { return sums_; }
   [[nodiscard]] dnnl::memory::data_type plain_type() const noexcept;
   /// The layouts that exist already.
   [[nodiscard]] std::vector<dnnl::memory::desc> layouts() const;
@@ -44,7 +49,7 @@ class PackedWeights {
   at::Tensor plain_;
   dnnl::memory::dims dims_;
   std::vector<float> scales_;
-  at::Tensor bias_;
+  at::Tensor bias_, sums_;
   dnnl::memory scale_memory_;
   std::list<dnnl::memory> packed_;
 };

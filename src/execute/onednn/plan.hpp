@@ -111,9 +111,10 @@ class PlanInstance {
   };
   std::shared_ptr<const Plan> plan_;
   std::unique_ptr<char, void (*)(void*)> arena_;
-  std::vector<void*> pointers_;                                   // by buffer
-  std::vector<std::vector<Binding>> bindings_;                    // by buffer that moves
-  std::vector<std::unordered_map<int, dnnl::memory>> arguments_;  // by call
+  std::vector<void*> pointers_;                          // by buffer
+  std::vector<std::vector<Binding>> bindings_;           // by buffer that moves
+  std::vector<dnnl::memory> memories_;                   // what the arguments point to
+  std::vector<std::vector<dnnl_exec_arg_t>> arguments_;  // by call
   std::vector<at::Tensor> tensors_;
   const Tap* tap_ = nullptr;
   dnnl::stream stream_;

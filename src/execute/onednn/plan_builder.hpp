@@ -1,7 +1,9 @@
 #pragma once
 
 #include <map>
+#include <string>
 
+#include "execute/onednn/kernel_timer.hpp"
 #include "execute/onednn/plan.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -60,11 +62,25 @@ class PlanBuilder {
   struct Epilogue {
     dnnl::primitive_attr attr;
     std::vector<PlanArgument> arguments;
+    std::optional<dnnl::memory> bias;
     std::optional<Stored> in_place;  ///< the residual's memory, which the result takes over
     std::optional<Stored> copied;    ///< an integer residual to be copied into the result first
   };
   Epilogue epilogue(const ProgramStep& step, data_type type, const desc& layout, const std::vector<Stored>& sources);
-  void integer_arguments(const ProgramStep& step, Epilogue& epilogue, data_type type);
+  void scale_arguments(const ProgramStep& step, Epilogue& epilogue, data_type type);
+  void add_scale(Epilogue& epilogue, int side, const Quantization& quantized);
+  void fold_scales(const ProgramStep& step, Epilogue& epilogue, data_type type);
+  void add_residual(const ProgramStep& step, Epilogue& epilogue, dnnl::post_ops& ops, data_type type,
+                    const desc& layout, const std::vector<Stored>& sources);
+  void add_activation(const ProgramStep& step, dnnl::post_ops& ops, const PostOp& post, data_type type);
+  bool sums_integers(const ProgramStep& step, data_type type);
+  bool folds_result(const ProgramStep& step, data_type type);
+  static dnnl::memory bias_of(const ProgramStep& step);
+  /// A convolution among the kernels that compute it, by the name of its implementation.
+  using Describe = std::function<dnnl::convolution_forward::primitive_desc(const desc& weights)>;
+  dnnl::convolution_forward::primitive_desc fastest(const ProgramStep& step,
+                                                    const dnnl::convolution_forward::primitive_desc& first,
+                                                    const Describe& describe, const Epilogue& behind);
   void emit(const ProgramStep& step);
   void emit_convolution(const ProgramStep& step);
   void emit_deconvolution(const ProgramStep& step);
@@ -98,7 +114,8 @@ class PlanBuilder {
   std::vector<std::vector<Stored>> values_;  // by ValueId; the first is how it was made
   std::vector<std::size_t> last_use_;        // by ValueId: step
   std::vector<int> use_count_;               // by ValueId
-  std::map<std::pair<int, std::size_t>, int> tensor_views_;
+  KernelTimer timer_;
+  std::map<std::string, std::string> fastest_;            // by everything that a kernel depends on
   std::vector<std::pair<std::size_t, int>> tensor_uses_;  // call, tensor
 };
 

@@ -1,10 +1,11 @@
 // Elementwise steps, pooling, normalization, softmax, concatenation, quantization.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
+#include <numeric>
 
+#include "execute/onednn/image_kernels.hpp"
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
 
@@ -124,55 +125,6 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
   quantize_result(output);
 }
 
-namespace {
-
-struct MeanShape {
-  std::int64_t images, channels, points;
-  std::int64_t image_stride, channel_stride, point_stride;
-};
-
-template <class T, class Sum>
-void sum_points(const T* source, const MeanShape& shape, Sum* sums) {
-  std::fill(sums, sums + shape.channels, Sum{});
-  if (shape.channel_stride == 1) {
-    for (std::int64_t p = 0; p < shape.points; ++p) {
-      const auto* row = source + p * shape.point_stride;
-      for (std::int64_t c = 0; c < shape.channels; ++c) sums[c] += static_cast<Sum>(row[c]);
-    }
-  } else {
-    for (std::int64_t c = 0; c < shape.channels; ++c)
-      for (std::int64_t p = 0; p < shape.points; ++p)
-        sums[c] += static_cast<Sum>(source[c * shape.channel_stride + p * shape.point_stride]);
-  }
-}
-
-template <class T, class Sum>
-void mean_points(const char* source, char* result, const MeanShape& shape, const std::optional<Quantization>& read,
-                 const std::optional<Quantization>& write) {
-  std::vector<Sum> sums(static_cast<std::size_t>(shape.channels));
-  const float scale = (read ? read->scale : 1.F) / static_cast<float>(shape.points);
-  const float shift = read ? read->scale * static_cast<float>(read->zero_point) : 0.F;
-  for (std::int64_t n = 0; n < shape.images; ++n) {
-    sum_points(reinterpret_cast<const T*>(source) + n * shape.image_stride, shape, sums.data());
-    if (!write) {
-      auto* to = reinterpret_cast<float*>(result) + n * shape.channels;
-      for (std::int64_t c = 0; c < shape.channels; ++c)
-        to[c] = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
-      continue;
-    }
-    const float inverse = 1.F / write->scale, low = write->is_signed ? -128.F : 0.F,
-                high = write->is_signed ? 127.F : 255.F;
-    auto* to = reinterpret_cast<std::uint8_t*>(result) + n * shape.channels;
-    for (std::int64_t c = 0; c < shape.channels; ++c) {
-      const float real = static_cast<float>(sums[static_cast<std::size_t>(c)]) * scale - shift;
-      const float grid = std::nearbyint(real * inverse) + static_cast<float>(write->zero_point);
-      to[c] = static_cast<std::uint8_t>(static_cast<int>(std::clamp(grid, low, high)));
-    }
-  }
-}
-
-}  // namespace
-
 // The mean over an image: oneDNN's pooling knows no scales, and the sum is exact in integers.
 void PlanBuilder::emit_mean(const ProgramStep& step) {
   const auto input = step.inputs[0], output = step.outputs[0];
@@ -184,7 +136,7 @@ void PlanBuilder::emit_mean(const ProgramStep& step) {
     source = in_layout(input, desc(dims, type, channels_last_strides(dims)));
   }
   const auto dims = source.layout.get_dims(), strides = source.layout.get_strides();
-  MeanShape shape{dims[0], dims[1], 1, strides[0], strides[1], strides.back()};
+  ImageShape shape{dims[0], dims[1], 1, strides[0], strides[1], strides.back()};
   for (std::size_t d = 2; d < dims.size(); ++d) shape.points *= dims[d];
   for (std::size_t d = dims.size() - 1; d > 2; --d)
     if (strides[d - 1] != strides[d] * dims[d]) {  // a slice: make it dense first
@@ -204,13 +156,7 @@ void PlanBuilder::emit_mean(const ProgramStep& step) {
       [=](PlanInstance& instance) {
         const auto* from = instance.pointer(source.buffer) + source.offset;
         auto* to = instance.pointer(result.buffer) + result.offset;
-        if (type == data_type::u8) {
-          mean_points<std::uint8_t, std::int32_t>(from, to, shape, read, write);
-        } else if (type == data_type::s8) {
-          mean_points<std::int8_t, std::int32_t>(from, to, shape, read, write);
-        } else {
-          mean_points<float, float>(from, to, shape, read, write);
-        }
+        mean_of_points(from, type, to, shape, read, write);
       },
       {source.buffer, result.buffer});
   row(step, "spatial_mean", precision_of(step, read.has_value()));
@@ -312,6 +258,19 @@ void PlanBuilder::emit_quantize(const ProgramStep& step) {
   if (dims.size() >= 4 && reads_row_major(from.layout))
     layout = desc(dims, quantization(output)->type(), channels_last_strides(dims));
   const auto result = allocate(layout);
+  if (dims.size() >= 4 && dims[1] <= kMostImageChannels && reads_row_major(from.layout) &&
+      from.layout.get_data_type() == data_type::f32) {
+    const auto points = std::accumulate(dims.begin() + 2, dims.end(), std::int64_t{1}, std::multiplies{});
+    call(
+        [=, grid = *quantization(output)](PlanInstance& instance) {
+          quantize_image(reinterpret_cast<const float*>(instance.pointer(from.buffer) + from.offset),
+                         reinterpret_cast<std::uint8_t*>(instance.pointer(result.buffer)), dims[0], dims[1], points,
+                         grid);
+        },
+        {from.buffer, result.buffer});
+    row(step, "quantize_image", "int8");
+    return store(output, result);
+  }
   reorder(from, result, is_integer(from.layout.get_data_type()) ? quantization(input) : std::nullopt,
           quantization(output));
   row(step, "reorder", "int8");

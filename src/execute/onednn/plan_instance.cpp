@@ -52,14 +52,15 @@ PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
     auto& arguments = arguments_.emplace_back();
     for (const auto& argument : call.arguments) {
       if (argument.buffer < 0) {
-        arguments.emplace(argument.argument, argument.constant);
+        arguments.push_back({argument.argument, argument.constant.get()});
         continue;
       }
       const auto buffer = static_cast<std::size_t>(argument.buffer);
       auto* base = static_cast<char*>(pointers_[buffer]);
       dnnl::memory memory(argument.layout, cpu_engine(), base ? base + argument.offset : nullptr);
       if (!base) bindings_[buffer].push_back({memory, argument.offset});
-      arguments.emplace(argument.argument, std::move(memory));
+      arguments.push_back({argument.argument, memory.get()});
+      memories_.push_back(std::move(memory));
     }
   }
   tensors_.resize(plan_->tensors.size());
@@ -108,7 +109,10 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
     if (call.function) {
       call.function(*this);
     } else {
-      call.primitive.execute(stream_, arguments_[i]);
+      const auto& arguments = arguments_[i];
+      dnnl::error::wrap_c_api(dnnl_primitive_execute(call.primitive.get(), stream_.get(),
+                                                     static_cast<int>(arguments.size()), arguments.data()),
+                              "a primitive failed");
     }
     for (const auto number : call.releases) tensors_[static_cast<std::size_t>(number)] = at::Tensor();
   }

@@ -1,8 +1,10 @@
 // Convolutions, linear layers and matrix products.
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
@@ -21,18 +23,12 @@ bool is_slow(const char* implementation) {
 
 desc any_layout(const memory::dims& dims, memory::data_type type) { return {dims, type, memory::format_tag::any}; }
 
-memory bias_memory(const ProgramStep& step, const memory::dims& dims) {
-  const desc layout(dims, memory::data_type::f32, row_major_strides(dims));
-  return {layout, cpu_engine(), step.weights->bias().data_ptr()};
-}
-
-// Whether saturation to the stored integers does what a clipping activation would.
-bool is_redundant(const PostOp& post, const Quantization& stored) {
-  const float slack = stored.scale * 0.5F;  // values beyond round to the same end
-  if (post.algorithm == dnnl::algorithm::eltwise_relu && post.alpha == 0) return stored.lowest() >= 0;
-  if (post.algorithm == dnnl::algorithm::eltwise_clip)
-    return stored.lowest() >= post.alpha && stored.highest() <= post.beta + slack;
-  return false;
+// The same convolution by the implementation of this name; empty if there is none.
+template <class Description>
+Description by_name(Description description, const char* name) {
+  while (description && std::strcmp(description.impl_info_str(), name) != 0)
+    if (!description.next_impl()) return {};
+  return description;
 }
 
 }  // namespace
@@ -44,82 +40,53 @@ bool PlanBuilder::reads_integers(const ProgramStep& step) const {
 
 memory PlanBuilder::weights_for(const ProgramStep& step, const desc& wanted) { return step.weights->packed(wanted); }
 
-// Scales and zero points of a kernel on integers, and of a result stored as integers.
-void PlanBuilder::integer_arguments(const ProgramStep& step, Epilogue& epilogue, data_type type) {
-  auto& attr = epilogue.attr;
-  const auto add = [&](int side, const Quantization& quantized) {
-    attr.set_scales_mask(side, 0);
-    epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | side, scalar(quantized.scale)));
-    if (quantized.zero_point == 0) return;
-    attr.set_zero_points_mask(side, 0);
-    epilogue.arguments.push_back(
-        argument(DNNL_ARG_ATTR_ZERO_POINTS | side, scalar(std::int32_t{quantized.zero_point})));
-  };
-  if (reads_integers(step)) {
-    add(DNNL_ARG_SRC, *quantization(step.inputs[0]));
-    if (step.weights) {
-      const bool per_channel = step.weights->scales().size() > 1;
-      int mask = 0;
-      if (per_channel) mask = step.kind == StepKind::Linear ? 2 : step.window.groups > 1 ? 3 : 1;
-      attr.set_scales_mask(DNNL_ARG_WEIGHTS, mask);
-      epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, step.weights->scale_memory()));
-    } else {
-      add(DNNL_ARG_WEIGHTS, *quantization(step.inputs[1]));
+// Among the kernels that compute `first` in its layouts, as timed; each geometry once.
+dnnl::convolution_forward::primitive_desc PlanBuilder::fastest(const ProgramStep& step,
+                                                               const dnnl::convolution_forward::primitive_desc& first,
+                                                               const Describe& describe, const Epilogue& behind) {
+  using Forward = dnnl::convolution_forward;
+  constexpr double kWorthwhile = 0.97;  // below that, oneDNN's own choice stays
+  const auto any_weights = any_layout(step.weights->dims(), first.weights_desc().get_data_type());
+  const auto& window = step.window;
+  const auto key = fmt::format("{} {} {} {} {} {} {} {} {} {} {}", fmt::join(first.src_desc().get_dims(), ","),
+                               fmt::join(any_weights.get_dims(), ","), fmt::join(window.strides, ","),
+                               fmt::join(window.dilation, ","), fmt::join(window.pads_before, ","),
+                               fmt::join(window.pads_after, ","), static_cast<int>(first.src_desc().get_data_type()),
+                               static_cast<int>(first.dst_desc().get_data_type()), behind.arguments.size(),
+                               first.get_primitive_attr().get_post_ops().len(), first.impl_info_str());
+  if (const auto known = fastest_.find(key); known != fastest_.end())
+    return by_name(describe(any_weights), known->second.c_str());
+  const std::string first_name = first.impl_info_str();
+  const auto isa = [&](const char* part) { return first_name.find(part) != std::string::npos; };
+  auto best = first;
+  double best_seconds = 0, first_seconds = 0;
+  for (auto one = describe(any_weights); one;) {
+    const std::string name = one.impl_info_str();
+    if (is_slow(name.c_str()) || name.find("gemm") != std::string::npos || name.find("sse41") != std::string::npos)
+      break;
+    const bool same_isa = (!isa("vnni") || name.find("vnni") != std::string::npos) &&
+                          (!isa("bf16") || name.find("bf16") != std::string::npos);
+    if (same_isa && one.src_desc() == first.src_desc() && one.dst_desc() == first.dst_desc()) {
+      auto arguments = behind.arguments;
+      for (auto& argument : arguments)
+        if (argument.buffer >= 0) argument.buffer = 0;
+      arguments.push_back({DNNL_ARG_SRC, one.src_desc(), 0, 0, {}});
+      arguments.push_back({DNNL_ARG_WEIGHTS, one.weights_desc(), 0, 0, {}});
+      arguments.push_back({DNNL_ARG_DST, one.dst_desc(), 0, 0, {}});
+      if (one.scratchpad_desc().get_size() > 0)
+        arguments.push_back({DNNL_ARG_SCRATCHPAD, one.scratchpad_desc(), 0, 0, {}});
+      if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
+      const auto seconds = timer_.seconds(Forward(one), arguments);
+      if (first_seconds == 0) first_seconds = best_seconds = seconds;
+      if (seconds < best_seconds && seconds < kWorthwhile * first_seconds) {
+        best_seconds = seconds;
+        best = by_name(describe(any_weights), name.c_str());
+      }
     }
+    if (!one.next_impl()) break;
   }
-  if (is_integer(type)) add(DNNL_ARG_DST, *quantization(step.outputs[0]));
-}
-
-// Everything behind the multiplication: residual sum, activation, requantization. `layout` is the result's layout in
-// the kernel's own dims, known whenever there is a residual.
-PlanBuilder::Epilogue PlanBuilder::epilogue(const ProgramStep& step, data_type type, const desc& layout,
-                                            const std::vector<Stored>& sources) {
-  Epilogue result;
-  result.attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  integer_arguments(step, result, type);
-  dnnl::post_ops ops;
-  if (step.residual != kNoValue) {
-    const auto& quantized = quantization(step.residual);
-    const auto made = stored(step.residual).layout.get_data_type();
-    const bool sum_integers = is_integer(type) && is_integer(made);
-    const auto want = sum_integers ? made : is_integer(type) ? data_type::f32 : type;
-    const auto dims = layout.get_dims();
-    Stored residual;
-    if (dims != sizes(step.residual)) {
-      residual = shaped(step.residual, want, dims);
-    } else if (want == type) {
-      residual = in_layout(step.residual, layout);
-    } else {
-      residual = in_layout(step.residual, with_type(layout, want));
-    }
-    const bool shares = std::ranges::any_of(sources, [&](const Stored& one) { return one.buffer == residual.buffer; });
-    const bool in_place = residual.layout.get_size() == layout.get_size() && residual.offset == 0 && !shares &&
-                          is_last_use(residual.buffer, step.residual);
-    if (sum_integers) {
-      ops.append_sum(quantized->scale, quantized->zero_point, want);
-      (in_place ? result.in_place : result.copied) = residual;
-    } else if (in_place && want == type) {
-      ops.append_sum(1.F);
-      result.in_place = residual;
-    } else {
-      result.arguments.push_back(argument(DNNL_ARG_ATTR_MULTIPLE_POST_OP(ops.len()) | DNNL_ARG_SRC_1, residual));
-      ops.append_binary(dnnl::algorithm::binary_add, residual.layout);
-    }
-  }
-  for (const auto& post : step.post) {
-    if (is_integer(type) && is_redundant(post, *quantization(step.outputs[0]))) continue;
-    if (post.other == kNoValue) {
-      ops.append_eltwise(post.algorithm, post.alpha, post.beta);
-      continue;
-    }
-    auto dims = sizes(post.other);
-    dims.insert(dims.begin(), layout.get_dims().size() - dims.size(), 1);
-    const auto other = shaped(post.other, data_type::f32, dims);
-    result.arguments.push_back(argument(DNNL_ARG_ATTR_MULTIPLE_POST_OP(ops.len()) | DNNL_ARG_SRC_1, other));
-    ops.append_binary(post.algorithm, other.layout);
-  }
-  result.attr.set_post_ops(ops);
-  return result;
+  fastest_[key] = best.impl_info_str();
+  return best;
 }
 
 void PlanBuilder::emit_convolution(const ProgramStep& step) {
@@ -129,47 +96,46 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   const auto source_type = integers ? quantization(input)->type() : onednn_type(step.dtype);
   const auto weight_type = integers ? data_type::s8 : onednn_type(step.dtype);
   const auto type = native_type(output, step);
-  const auto source_dims = sizes(input), result_dims = sizes(output);
   const auto& window = step.window;
-  const bool biased = step.weights->bias().defined();
-  const memory::dims bias_dims{result_dims[1]};
   auto dilation = window.dilation;
   for (auto& one : dilation) --one;
-  const auto describe = [&](const desc& source, const desc& weights, const desc& result,
-                            const dnnl::primitive_attr& attr) {
-    return biased ? Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
-                                            dnnl::algorithm::convolution_direct, source, weights,
-                                            any_layout(bias_dims, data_type::f32), result, window.strides, dilation,
-                                            window.pads_before, window.pads_after, attr, true)
-                  : Forward::primitive_desc(
-                        cpu_engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, source,
-                        weights, result, window.strides, dilation, window.pads_before, window.pads_after, attr, true);
+  const auto describe = [&](const desc& source, const desc& weights, const desc& result, const Epilogue& behind) {
+    return behind.bias
+               ? Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                         dnnl::algorithm::convolution_direct, source, weights, behind.bias->get_desc(),
+                                         result, window.strides, dilation, window.pads_before, window.pads_after,
+                                         behind.attr, true)
+               : Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                         dnnl::algorithm::convolution_direct, source, weights, result, window.strides,
+                                         dilation, window.pads_before, window.pads_after, behind.attr, true);
   };
-  const auto any_source = any_layout(source_dims, source_type),
+  const auto any_source = any_layout(sizes(input), source_type),
              any_weights = any_layout(step.weights->dims(), weight_type);
-  auto any_result = any_layout(result_dims, type);
+  auto any_result = any_layout(sizes(output), type);
   // The layout at hand, if a good kernel takes it; else the one oneDNN likes best.
-  const auto& at_hand = stored(input);
+  const auto at_hand = stored(input);
   Epilogue plain;
   plain.attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  integer_arguments(step, plain, type);
+  scale_arguments(step, plain, type);
   desc source_layout = any_source;
   if (!reads_row_major(at_hand.layout) && at_hand.layout.get_data_type() == source_type) {
-    const auto probe = describe(at_hand.layout, any_weights, any_result, plain.attr);
+    const auto probe = describe(at_hand.layout, any_weights, any_result, plain);
     if (probe && !is_slow(probe.impl_info_str())) source_layout = at_hand.layout;
   }
   if (step.residual != kNoValue) {
-    const auto probe = describe(source_layout, any_weights, any_result, plain.attr);
+    const auto probe = describe(source_layout, any_weights, any_result, plain);
     any_result = probe.dst_desc();
   }
   auto behind = epilogue(step, type, any_result, {at_hand});
-  auto description = describe(source_layout, any_weights, any_result, behind.attr);
-  if (!description) description = describe(any_source, any_weights, any_result, behind.attr);
+  auto description = describe(source_layout, any_weights, any_result, behind);
+  if (!description) description = describe(any_source, any_weights, any_result, behind);
+  const Describe in_layouts = [&, source = description.src_desc(), result = description.dst_desc()](
+                                  const desc& weights) { return describe(source, weights, result, behind); };
+  if (program_.tune && !tapped_) description = fastest(step, description, in_layouts, behind);
   // Weights are packed once where an existing layout serves as well.
   for (const auto& layout : step.weights->layouts()) {
     if (layout == description.weights_desc() || layout.get_data_type() != weight_type) continue;
-    const auto shared = describe(description.src_desc(), layout, description.dst_desc(), behind.attr);
-    if (shared && std::strcmp(shared.impl_info_str(), description.impl_info_str()) == 0) {
+    if (const auto shared = by_name(in_layouts(layout), description.impl_info_str())) {
       description = shared;
       break;
     }
@@ -186,7 +152,7 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, source));
   arguments.push_back(argument(DNNL_ARG_WEIGHTS, weights_for(step, description.weights_desc())));
-  if (biased) arguments.push_back(argument(DNNL_ARG_BIAS, bias_memory(step, bias_dims)));
+  if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
   arguments.push_back(argument(DNNL_ARG_DST, result));
   call(Forward(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));
@@ -202,8 +168,6 @@ void PlanBuilder::emit_deconvolution(const ProgramStep& step) {
   const auto type = native_type(output, step);
   const auto result_dims = sizes(output);
   const auto& window = step.window;
-  const bool biased = step.weights->bias().defined();
-  const memory::dims bias_dims{result_dims[1]};
   auto dilation = window.dilation, after = window.pads_after;
   for (auto& one : dilation) --one;
   for (std::size_t d = 0; d < after.size(); ++d) after[d] -= window.output_padding[d];
@@ -211,19 +175,19 @@ void PlanBuilder::emit_deconvolution(const ProgramStep& step) {
   const auto source = any_layout(sizes(input), source_type), result = any_layout(result_dims, type),
              weights = any_layout(step.weights->dims(), weight_type);
   const auto description =
-      biased ? Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
-                                       dnnl::algorithm::deconvolution_direct, source, weights,
-                                       any_layout(bias_dims, data_type::f32), result, window.strides, dilation,
-                                       window.pads_before, after, behind.attr)
-             : Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
-                                       dnnl::algorithm::deconvolution_direct, source, weights, result, window.strides,
-                                       dilation, window.pads_before, after, behind.attr);
+      behind.bias
+          ? Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                    dnnl::algorithm::deconvolution_direct, source, weights, behind.bias->get_desc(),
+                                    result, window.strides, dilation, window.pads_before, after, behind.attr)
+          : Forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                    dnnl::algorithm::deconvolution_direct, source, weights, result, window.strides,
+                                    dilation, window.pads_before, after, behind.attr);
   const auto from = in_layout(input, description.src_desc());
   const auto to = allocate(description.dst_desc());
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, from));
   arguments.push_back(argument(DNNL_ARG_WEIGHTS, weights_for(step, description.weights_desc())));
-  if (biased) arguments.push_back(argument(DNNL_ARG_BIAS, bias_memory(step, bias_dims)));
+  if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
   arguments.push_back(argument(DNNL_ARG_DST, to));
   call(Forward(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));
@@ -245,12 +209,10 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
   const auto source = shaped(input, source_type, source_dims);
   const desc layout(result_dims, type, row_major_strides(result_dims));
   auto behind = epilogue(step, type, layout, {source});
-  const bool biased = step.weights->bias().defined();
-  const memory::dims bias_dims{1, weight_dims[1]};
   const auto describe = [&](const desc& weights) {
-    const desc bias(bias_dims, data_type::f32, row_major_strides(bias_dims));
-    return biased ? dnnl::matmul::primitive_desc(cpu_engine(), source.layout, weights, bias, layout, behind.attr, true)
-                  : dnnl::matmul::primitive_desc(cpu_engine(), source.layout, weights, layout, behind.attr, true);
+    return behind.bias ? dnnl::matmul::primitive_desc(cpu_engine(), source.layout, weights, behind.bias->get_desc(),
+                                                      layout, behind.attr, true)
+                       : dnnl::matmul::primitive_desc(cpu_engine(), source.layout, weights, layout, behind.attr, true);
   };
   auto description = describe(any_layout(weight_dims, weight_type));
   for (const auto& existing : step.weights->layouts()) {
@@ -272,7 +234,7 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
   auto arguments = std::move(behind.arguments);
   arguments.push_back(argument(DNNL_ARG_SRC, source));
   arguments.push_back(argument(DNNL_ARG_WEIGHTS, weights_for(step, description.weights_desc())));
-  if (biased) arguments.push_back(argument(DNNL_ARG_BIAS, bias_memory(step, bias_dims)));
+  if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
   arguments.push_back(argument(DNNL_ARG_DST, result));
   call(dnnl::matmul(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));

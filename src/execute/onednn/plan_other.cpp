@@ -114,13 +114,16 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   auto produced = tensors;
   produced.insert(produced.end(), made.begin(), made.end());
   const auto id = step.node;
+  // `contiguous()` is an alias here, so what it made dense before such an op is made dense now.
+  const bool dense = node.is("aten::view") || node.is("aten::_unsafe_view") || node.is("aten::view_as_complex") ||
+                     node.is("aten::as_strided");
   call(
-      [id, by_value, constants, made, expected](PlanInstance& instance) {
+      [id, dense, by_value, constants, made, expected](PlanInstance& instance) {
         const auto& plan = instance.plan();
         const auto& node = plan.program->graph.node(id);
         auto results = Interpreter::call(node, plan.dims, false, [&](ValueId value) -> at::Tensor {
           if (const auto found = by_value.find(index(value)); found != by_value.end())
-            return instance.tensor(found->second);
+            return dense ? instance.tensor(found->second).contiguous() : instance.tensor(found->second);
           const auto constant = constants.find(index(value));
           return constant == constants.end() ? at::Tensor() : constant->second;
         });

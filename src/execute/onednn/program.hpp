@@ -83,6 +83,7 @@ struct ProgramStep {
 /// A model lowered to steps: fused, with integer values known. Independent of sizes; shared by all plans.
 struct Program {
   Graph graph;
+  bool tune = true;  ///< plans time the kernels that could run a step
   std::vector<ProgramStep> steps;
   std::vector<ValueId> root;                              ///< by ValueId: what a value is an alias of
   std::vector<std::optional<Quantization>> quantization;  ///< by ValueId
