@@ -17,13 +17,17 @@ struct CompileOptions {
   /// Threads of one call; 0: as many as LibTorch uses (`at::get_num_threads()`).
   int threads = 0;
   /// Exceptions to `dtype` by layer name (a node's name, see `Node::name`): mixed precision.
-  std::map<std::string, c10::ScalarType> node_precision;
+  std::map<std::string, c10::ScalarType> node_precision = {};
   /// How many plans (one for each combination of input sizes) are kept; the least recently used goes first.
   std::size_t plans = 8;
   /// Times the kernels that could run a convolution when a plan is built and keeps the fastest, instead of oneDNN's
   /// first choice. Costs fractions of a second a plan; which kernel wins may differ from one compilation to the next,
   /// and with it the last bit of a float result (an int8 result: one quantum, rarely).
   bool tune = true;
+  /// Gives up one thread while another process keeps a core busy, and takes it back afterwards: beside such a neighbour
+  /// threads that wait for each other at every layer are many times slower than one fewer. Threads of a team that meet
+  /// on one CPU are moved apart; their affinity is left as it was.
+  bool adapt_threads = true;
 };
 
 PARE_NAMESPACE_END

@@ -17,12 +17,11 @@ constexpr std::size_t paged(std::size_t bytes) { return (bytes + kPage - 1) / kP
 }  // namespace
 
 double KernelTimer::seconds(const dnnl::primitive& primitive, const std::vector<PlanArgument>& arguments) {
-  std::size_t bytes = kPage;
+  std::size_t bytes = 0;
   for (const auto& argument : arguments)
     if (argument.buffer >= 0) bytes += paged(argument.layout.get_size());
-  if (memory_.size() < bytes) memory_.resize(bytes);
-  const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
-  auto* next = memory_.data() + (paged(address) - address);
+  if (memory_.size() < bytes) memory_ = PageMemory(bytes);
+  auto* next = memory_.data();
   std::unordered_map<int, dnnl::memory> bound;
   for (const auto& argument : arguments) {
     if (argument.buffer < 0) {

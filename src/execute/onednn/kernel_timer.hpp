@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "execute/onednn/page_memory.hpp"
 #include "execute/onednn/plan.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -14,7 +15,7 @@ class KernelTimer {
   double seconds(const dnnl::primitive& primitive, const std::vector<PlanArgument>& arguments);
 
  private:
-  std::vector<char> memory_;
+  PageMemory memory_;
 };
 
 PARE_NAMESPACE_END

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <list>
 #include <map>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "execute/executor.hpp"
 #include "execute/onednn/plan.hpp"
 #include "execute/onednn/program.hpp"
+#include "execute/team_pace.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -42,17 +44,23 @@ class OnednnExecutor final : public Executor {
     const at::NoGradGuard no_grad;
     program_ = std::make_shared<const Program>(lower(model, options));
     const TeamSize team(threads_);
-    plan_for(program_->graph.example_dims(), false);
+    entry_for(program_->graph.example_dims(), false);
   }
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
     const at::NoGradGuard no_grad;
     const auto dims = Interpreter::bind_dims(program_->graph, inputs);
-    const TeamSize team(threads_);
-    auto entry = plan_for(dims, static_cast<bool>(tap));
-    auto instance = entry->take();
-    auto results = instance->run(inputs, tap);
-    entry->give_back(std::move(instance));
+    const auto entry = entry_for(dims, static_cast<bool>(tap));
+    const bool adapts = options_.adapt_threads && !tap;
+    const int threads = adapts ? entry->pace.choose() : threads_;
+    const TeamSize team(threads);
+    auto& lane = lane_for(*entry, threads);
+    auto instance = lane.take();
+    const auto start = TeamPace::Clock::now();
+    auto results = instance->run(inputs, tap, adapts && threads > 1);
+    const auto end = TeamPace::Clock::now();
+    if (adapts) entry->pace.record(threads, std::chrono::duration<double>(end - start).count(), end);
+    lane.give_back(std::move(instance));
     return results;
   }
 
@@ -61,7 +69,7 @@ class OnednnExecutor final : public Executor {
     ExecutionReport report{.backend = fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch),
                            .rows = {}};
     const std::lock_guard lock(mutex_);
-    if (!entries_.empty()) report.rows = entries_.front()->plan->rows;
+    if (!entries_.empty()) report.rows = entries_.front()->full.plan->rows;
     return report;
   }
 
@@ -69,16 +77,15 @@ class OnednnExecutor final : public Executor {
   std::size_t resident_bytes() const override {
     auto bytes = stored_bytes(true);
     const std::lock_guard lock(mutex_);
-    for (const auto& entry : entries_) bytes += entry->plan->arena_bytes * entry->instances();
+    for (const auto& entry : entries_) bytes += entry->full.arena_bytes() + entry->reduced.arena_bytes();
     return bytes;
   }
 
  private:
-  struct Entry {
-    std::vector<std::int64_t> dims;
-    bool tapped = false;
+  /// A plan and its instances that are not running.
+  struct Lane {
     std::shared_ptr<const Plan> plan;
-    std::mutex mutex;
+    mutable std::mutex mutex;
     std::vector<std::unique_ptr<PlanInstance>> idle;
     std::size_t made = 0;
 
@@ -98,13 +105,23 @@ class OnednnExecutor final : public Executor {
       const std::lock_guard lock(mutex);
       idle.push_back(std::move(instance));
     }
-    std::size_t instances() {
+    std::size_t arena_bytes() const {
       const std::lock_guard lock(mutex);
-      return made;
+      return plan ? plan->arena_bytes * made : 0;
     }
   };
+  /// What runs inputs of one combination of sizes.
+  struct Entry {
+    Entry(std::vector<std::int64_t> of, bool is_tapped, int threads)
+        : dims(std::move(of)), tapped(is_tapped), pace(threads) {}
+    std::vector<std::int64_t> dims;
+    bool tapped;
+    TeamPace pace;
+    Lane full, reduced;  ///< for the whole team, and for one thread less
+    std::once_flag reduced_once;
+  };
 
-  std::shared_ptr<Entry> plan_for(const std::vector<std::int64_t>& dims, bool tapped) {
+  std::shared_ptr<Entry> entry_for(const std::vector<std::int64_t>& dims, bool tapped) {
     {
       const std::lock_guard lock(mutex_);
       if (auto found = find(dims, tapped)) return found;
@@ -115,14 +132,24 @@ class OnednnExecutor final : public Executor {
       const std::lock_guard lock(mutex_);
       if (auto found = find(dims, tapped)) return found;
     }
-    auto entry = std::make_shared<Entry>();
-    entry->dims = dims;
-    entry->tapped = tapped;
-    entry->plan = build_plan(program_, dims, tapped);
+    const TeamSize team(threads_);
+    auto entry = std::make_shared<Entry>(dims, tapped, threads_);
+    entry->full.plan = build_plan(program_, dims, tapped);
     const std::lock_guard lock(mutex_);
     entries_.push_front(entry);
     while (entries_.size() > options_.plans) entries_.pop_back();
     return entry;
+  }
+
+  // Under the team that will run it: kernels divide their work when they are made.
+  Lane& lane_for(Entry& entry, int threads) {
+    if (threads == threads_) return entry.full;
+    std::call_once(entry.reduced_once, [&] {
+      auto plan = build_plan(program_, entry.dims, entry.tapped, entry.full.plan.get());
+      const std::lock_guard lock(entry.reduced.mutex);
+      entry.reduced.plan = std::move(plan);
+    });
+    return entry.reduced;
   }
 
   std::shared_ptr<Entry> find(const std::vector<std::int64_t>& dims, bool tapped) {

@@ -2,11 +2,13 @@
 
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "execute/onednn/page_memory.hpp"
 #include "execute/onednn/program.hpp"
 #include "pare/execute/execution_report.hpp"
 
@@ -74,11 +76,14 @@ struct Plan {
   std::vector<int> input_tensors;  ///< tensor number of each input, or -1
   std::size_t arena_bytes = 0;
   std::vector<ExecutionReport::Row> rows;
+  std::map<std::string, std::string> kernels;  ///< fastest implementations, by everything that they depend on
 };
 
-/// Builds the plan for these dims. With `tapped`, every step's result is shown to the instance's tap.
+/// Builds the plan for these dims and this thread's OpenMP team. With `tapped`, every step's result is shown to the
+/// instance's tap.
+/// @param like a plan whose choice of kernels is taken over
 std::shared_ptr<const Plan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
-                                       bool tapped);
+                                       bool tapped, const Plan* like = nullptr);
 
 /// Gives every arena buffer its offset: buffers whose lives do not meet share memory.
 /// @return bytes of the arena
@@ -91,7 +96,8 @@ class PlanInstance {
   PlanInstance(const PlanInstance&) = delete;
   PlanInstance& operator=(const PlanInstance&) = delete;
 
-  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap);
+  /// @param spread keep the team's threads on CPUs of their own (`spread_team`)
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread = false);
 
   // For the functions of a plan.
   [[nodiscard]] char* pointer(int buffer) const {
@@ -110,12 +116,14 @@ class PlanInstance {
     std::size_t offset;
   };
   std::shared_ptr<const Plan> plan_;
-  std::unique_ptr<char, void (*)(void*)> arena_;
+  PageMemory arena_;
   std::vector<void*> pointers_;                          // by buffer
   std::vector<std::vector<Binding>> bindings_;           // by buffer that moves
   std::vector<dnnl::memory> memories_;                   // what the arguments point to
   std::vector<std::vector<dnnl_exec_arg_t>> arguments_;  // by call
   std::vector<at::Tensor> tensors_;
+  void run_calls(bool spread);
+
   const Tap* tap_ = nullptr;
   dnnl::stream stream_;
 };

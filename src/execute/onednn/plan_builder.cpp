@@ -10,13 +10,15 @@ PARE_NAMESPACE_BEGIN
 using dnnl::memory;
 
 std::shared_ptr<const Plan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
-                                       bool tapped) {
-  return PlanBuilder(std::move(program), std::move(dims), tapped).build();
+                                       bool tapped, const Plan* like) {
+  return PlanBuilder(std::move(program), std::move(dims), tapped, like).build();
 }
 
-PlanBuilder::PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped)
+PlanBuilder::PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped,
+                         const Plan* like)
     : plan_(std::make_shared<Plan>()), program_(*program), graph_(program->graph), tapped_(tapped) {
   plan_->program = std::move(program);
+  if (like != nullptr) plan_->kernels = like->kernels;
   plan_->dims = std::move(dims);
   plan_->input_tensors.assign(graph_.inputs().size(), -1);
   values_.resize(graph_.value_count());

@@ -11,7 +11,7 @@ PARE_NAMESPACE_BEGIN
 /// Builds a `Plan`: chooses kernels and layouts step by step, reorders where the next kernel wants another layout.
 class PlanBuilder {
  public:
-  PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped);
+  PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped, const Plan* like);
   std::shared_ptr<const Plan> build();
 
  private:
@@ -115,7 +115,6 @@ class PlanBuilder {
   std::vector<std::size_t> last_use_;        // by ValueId: step
   std::vector<int> use_count_;               // by ValueId
   KernelTimer timer_;
-  std::map<std::string, std::string> fastest_;            // by everything that a kernel depends on
   std::vector<std::pair<std::size_t, int>> tensor_uses_;  // call, tensor
 };
 

@@ -62,7 +62,7 @@ void PlanBuilder::emit_binary(const ProgramStep& step) {
     left = typed(step.inputs[0], type);
     auto right_dims = sizes(step.inputs[1]);
     right_dims.insert(right_dims.begin(), dims.size() - right_dims.size(), 1);
-    if (right_dims == dims && !constant) {
+    if (sizes(step.inputs[1]) == dims && !constant) {
       right = is_plain(left.layout) ? in_layout(step.inputs[1], desc(dims, type, left.layout.get_strides()))
                                     : in_layout(step.inputs[1], left.layout);
     } else {

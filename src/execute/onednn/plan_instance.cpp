@@ -1,16 +1,18 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <chrono>
 #include <numeric>
 
 #include "execute/onednn/plan.hpp"
+#include "execute/onednn/team_spread.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
+constexpr std::chrono::milliseconds kBetweenSpreads{2};  // threads that meet on one CPU stall for longer
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t rounded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -38,14 +40,12 @@ std::size_t assign_offsets(std::vector<PlanBuffer>& buffers) {
 }
 
 PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
-    : plan_(std::move(plan)), arena_(nullptr, &std::free), stream_(cpu_engine()) {
-  arena_.reset(static_cast<char*>(std::aligned_alloc(4096, (plan_->arena_bytes + 8191) / 4096 * 4096)));
-  if (!arena_) throw std::bad_alloc();
+    : plan_(std::move(plan)), arena_(std::max<std::size_t>(plan_->arena_bytes, 1)), stream_(cpu_engine()) {
   const auto& buffers = plan_->buffers;
   pointers_.resize(buffers.size(), nullptr);
   bindings_.resize(buffers.size());
   for (std::size_t i = 0; i < buffers.size(); ++i) {
-    if (buffers[i].kind == PlanBuffer::Kind::Arena) pointers_[i] = arena_.get() + buffers[i].offset;
+    if (buffers[i].kind == PlanBuffer::Kind::Arena) pointers_[i] = arena_.data() + buffers[i].offset;
     if (buffers[i].kind == PlanBuffer::Kind::Constant) pointers_[i] = buffers[i].pointer;
   }
   for (const auto& call : plan_->calls) {
@@ -72,6 +72,27 @@ PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
   }
 }
 
+void PlanInstance::run_calls(bool spread) {
+  auto checked = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < plan_->calls.size(); ++i) {
+    const auto& call = plan_->calls[i];
+    if (call.function) {
+      call.function(*this);
+    } else {
+      const auto& arguments = arguments_[i];
+      dnnl::error::wrap_c_api(dnnl_primitive_execute(call.primitive.get(), stream_.get(),
+                                                     static_cast<int>(arguments.size()), arguments.data()),
+                              "a primitive failed");
+    }
+    for (const auto number : call.releases) tensors_[static_cast<std::size_t>(number)] = at::Tensor();
+    if (!spread) continue;
+    if (const auto now = std::chrono::steady_clock::now(); now - checked > kBetweenSpreads) {
+      spread_team();
+      checked = std::chrono::steady_clock::now();
+    }
+  }
+}
+
 void PlanInstance::bind(int buffer, void* pointer) {
   const auto at = static_cast<std::size_t>(buffer);
   if (pointers_[at] == pointer) return;
@@ -79,7 +100,7 @@ void PlanInstance::bind(int buffer, void* pointer) {
   for (auto& binding : bindings_[at]) binding.memory.set_data_handle(static_cast<char*>(pointer) + binding.offset);
 }
 
-std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap) {
+std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread) {
   tap_ = &tap;
   const auto& buffers = plan_->buffers;
   std::vector<at::Tensor> kept;  // inputs made contiguous
@@ -104,18 +125,7 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
       tensors_[i] =
           at::from_blob(pointer(tensor.buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
   }
-  for (std::size_t i = 0; i < plan_->calls.size(); ++i) {
-    const auto& call = plan_->calls[i];
-    if (call.function) {
-      call.function(*this);
-    } else {
-      const auto& arguments = arguments_[i];
-      dnnl::error::wrap_c_api(dnnl_primitive_execute(call.primitive.get(), stream_.get(),
-                                                     static_cast<int>(arguments.size()), arguments.data()),
-                              "a primitive failed");
-    }
-    for (const auto number : call.releases) tensors_[static_cast<std::size_t>(number)] = at::Tensor();
-  }
+  run_calls(spread);
   for (std::size_t i = 0; i < results.size(); ++i) {
     const auto& output = plan_->outputs[i];
     if (output.constant.defined()) results[i] = output.constant.clone();
@@ -123,7 +133,7 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
       results[i] = tensor(output.tensor);
       if (!results[i].defined()) continue;
       const auto* data = static_cast<const char*>(results[i].data_ptr());
-      const bool in_arena = data >= arena_.get() && data < arena_.get() + plan_->arena_bytes;
+      const bool in_arena = data >= arena_.data() && data < arena_.data() + plan_->arena_bytes;
       results[i] = in_arena ? results[i].clone(at::MemoryFormat::Contiguous) : results[i].contiguous();
       for (const auto& input : inputs)
         if (input.defined() && input.storage().is_alias_of(results[i].storage())) {

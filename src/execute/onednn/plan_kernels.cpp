@@ -54,8 +54,8 @@ dnnl::convolution_forward::primitive_desc PlanBuilder::fastest(const ProgramStep
                                fmt::join(window.pads_after, ","), static_cast<int>(first.src_desc().get_data_type()),
                                static_cast<int>(first.dst_desc().get_data_type()), behind.arguments.size(),
                                first.get_primitive_attr().get_post_ops().len(), first.impl_info_str());
-  if (const auto known = fastest_.find(key); known != fastest_.end())
-    return by_name(describe(any_weights), known->second.c_str());
+  if (const auto known = plan_->kernels.find(key); known != plan_->kernels.end())
+    if (auto same = by_name(describe(any_weights), known->second.c_str())) return same;
   const std::string first_name = first.impl_info_str();
   const auto isa = [&](const char* part) { return first_name.find(part) != std::string::npos; };
   auto best = first;
@@ -85,7 +85,7 @@ dnnl::convolution_forward::primitive_desc PlanBuilder::fastest(const ProgramStep
     }
     if (!one.next_impl()) break;
   }
-  fastest_[key] = best.impl_info_str();
+  plan_->kernels[key] = best.impl_info_str();
   return best;
 }
 
@@ -95,7 +95,7 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   const bool integers = reads_integers(step);
   const auto source_type = integers ? quantization(input)->type() : onednn_type(step.dtype);
   const auto weight_type = integers ? data_type::s8 : onednn_type(step.dtype);
-  const auto type = native_type(output, step);
+  const auto type = integers ? native_type(output, step) : onednn_type(step.dtype);
   const auto& window = step.window;
   auto dilation = window.dilation;
   for (auto& one : dilation) --one;
@@ -157,6 +157,7 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   call(Forward(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));
   store(output, result);
+  quantize_result(output);
 }
 
 void PlanBuilder::emit_deconvolution(const ProgramStep& step) {
@@ -165,7 +166,7 @@ void PlanBuilder::emit_deconvolution(const ProgramStep& step) {
   const bool integers = reads_integers(step);
   const auto source_type = integers ? quantization(input)->type() : onednn_type(step.dtype);
   const auto weight_type = integers ? data_type::s8 : onednn_type(step.dtype);
-  const auto type = native_type(output, step);
+  const auto type = integers ? native_type(output, step) : onednn_type(step.dtype);
   const auto result_dims = sizes(output);
   const auto& window = step.window;
   auto dilation = window.dilation, after = window.pads_after;
@@ -192,6 +193,7 @@ void PlanBuilder::emit_deconvolution(const ProgramStep& step) {
   call(Forward(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));
   store(output, to);
+  quantize_result(output);
 }
 
 // [..., K] x [K, N]: rows flattened.
@@ -200,7 +202,7 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
   const bool integers = reads_integers(step);
   const auto source_type = integers ? quantization(input)->type() : onednn_type(step.dtype);
   const auto weight_type = integers ? data_type::s8 : onednn_type(step.dtype);
-  const auto type = native_type(output, step);
+  const auto type = integers ? native_type(output, step) : onednn_type(step.dtype);
   const auto& weight_dims = step.weights->dims();
   const auto dims = sizes(output);
   memory::dim rows = 1;
@@ -240,6 +242,7 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
   row(step, description.impl_info_str(), precision_of(step, integers));
   result.layout = desc(dims, type, row_major_strides(dims));
   store(output, result);
+  quantize_result(output);
 }
 
 // Strides that make the permutation behind a value a plain reading of memory.
@@ -276,7 +279,7 @@ memory::dims PlanBuilder::transposed_strides(ValueId value) const {
 void PlanBuilder::emit_product(const ProgramStep& step) {
   const auto output = step.outputs[0];
   const bool integers = reads_integers(step);
-  const auto type = native_type(output, step);
+  const auto type = integers ? native_type(output, step) : onednn_type(step.dtype);
   const auto dims = sizes(output);
   std::vector<Stored> sources;
   for (const auto value : step.inputs) {
@@ -298,6 +301,7 @@ void PlanBuilder::emit_product(const ProgramStep& step) {
   call(dnnl::matmul(description), description, std::move(arguments));
   row(step, description.impl_info_str(), precision_of(step, integers));
   store(output, result);
+  quantize_result(output);
 }
 
 PARE_NAMESPACE_END
