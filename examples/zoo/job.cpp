@@ -8,8 +8,8 @@
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
-#include "examples/zoo/latency.hpp"
 #include "examples/zoo/recipe.hpp"
+#include "pare/analysis/latency.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
@@ -19,6 +19,7 @@ namespace zoo {
 namespace {
 
 using models::Tensors;
+using Forward = std::function<Tensors(const Tensors&)>;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -46,6 +47,21 @@ Samples random_samples(const models::Bundle& bundle, std::int64_t calibration) {
   for (std::int64_t i = 0; i < calibration; i += kBatch) samples.calibration.push_back(bundle.example(kBatch));
   samples.test = {bundle.example(kBatch), bundle.example(kBatch)};
   samples.count = 2 * kBatch;
+  return samples;
+}
+
+// The first `count` samples of a set of batches; fewer are repeated.
+Tensors first_samples(const std::vector<Tensors>& batches, std::int64_t count) {
+  Tensors samples;
+  for (std::size_t input = 0; input < batches.at(0).size(); ++input) {
+    Tensors parts;
+    std::int64_t rows = 0;
+    for (std::size_t b = 0; rows < count; b = (b + 1) % batches.size()) {
+      parts.push_back(batches[b][input]);
+      rows += parts.back().size(0);
+    }
+    samples.push_back(torch::cat(parts).narrow(0, 0, count).contiguous());
+  }
   return samples;
 }
 
@@ -184,7 +200,8 @@ JobResult run(const JobOptions& options) {
   result.compile_s = seconds_since(start);
 
   const Forward fast = [&](const Tensors& inputs) { return compiled.run(inputs); };
-  const auto latency = interleaved({eager, fast}, example, options.seconds);
+  const auto latency = pare::measure_latency(
+      {[&] { static_cast<void>(eager(example)); }, [&] { static_cast<void>(fast(example)); }}, options.seconds);
   result.before.latency_ms = latency[0].median_ms;
   result.before.latency_p99_ms = latency[0].p99_ms;
   result.after.latency_ms = latency[1].median_ms;

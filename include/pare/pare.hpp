@@ -1,6 +1,7 @@
 #pragma once
 /// Everything: capture a module, change the model, compile it. Each header also stands alone.
 
+#include "pare/analysis/latency.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/checkpoint/safetensors.hpp"
@@ -24,6 +25,7 @@
 #include "pare/numerics/schedule.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/pass/pass_manager.hpp"
+#include "pare/pipeline/optimization_pipeline.hpp"
 #include "pare/prune/activation_magnitude.hpp"
 #include "pare/prune/magnitude.hpp"
 #include "pare/prune/masks.hpp"

@@ -35,7 +35,7 @@ std::string stage_table(const std::vector<ReportStage>& stages) {
   Table table{{"stage", "outcome", "seconds", "metric", "weight bytes", "reason"}};
   for (const auto& stage : stages)
     table.push_back({stage.pass, stage.kept ? "kept" : "rolled back", fmt::format("{:.2f}", stage.seconds),
-                     stage.metric ? fmt::format("{:.2f}", *stage.metric) : "",
+                     stage.metric ? fmt::format("{:.4f}", *stage.metric) : "",
                      stage.weight_bytes ? fmt::format("{}", *stage.weight_bytes) : "", stage.reason});
   return align(table);
 }

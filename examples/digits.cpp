@@ -1,0 +1,101 @@
+// From training to int8 in one process: a small network learns handwritten digits with LibTorch, then pare captures,
+// quantizes and compiles it, and keeps an accuracy budget. Nothing in the network knows of pare.
+#include <torch/torch.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+
+#include "examples/data/dataset.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/core/error.hpp"
+#include "pare/fuse/fold_batch_norm.hpp"
+#include "pare/pipeline/optimization_pipeline.hpp"
+#include "pare/quantize/quantizer.hpp"
+
+namespace {
+
+namespace nn = torch::nn;
+using namespace pare::literals;
+
+struct DigitNetImpl : nn::Module {
+  DigitNetImpl() {
+    const auto block = [](int64_t in, int64_t out) {
+      return nn::Sequential(nn::Conv2d(nn::Conv2dOptions(in, out, 3).padding(1).bias(false)), nn::BatchNorm2d(out),
+                            nn::ReLU());
+    };
+    stem = register_module("stem", block(1, 32));
+    body = register_module("body", block(32, 64));
+    residual = register_module("residual", block(64, 64));
+    head = register_module("head", nn::Linear(64, 10));
+  }
+  torch::Tensor forward(const torch::Tensor& images) {
+    auto x = body->forward(torch::max_pool2d(stem->forward(images), 2));
+    x = x + residual->forward(x);
+    return head(torch::adaptive_avg_pool2d(x, {1, 1}).flatten(1));
+  }
+  nn::Sequential stem{nullptr}, body{nullptr}, residual{nullptr};
+  nn::Linear head{nullptr};
+};
+TORCH_MODULE(DigitNet);
+
+void train(DigitNet& net, const data::Set& digits, int epochs) {
+  constexpr int64_t kBatch = 64;
+  torch::optim::AdamW optimizer(net->parameters(), torch::optim::AdamWOptions(2e-3));
+  net->train();
+  for (int epoch = 0; epoch < epochs; ++epoch) {
+    double sum = 0;
+    const auto order = torch::randperm(digits.size());
+    for (int64_t first = 0; first < digits.size(); first += kBatch) {
+      const auto chosen = order.slice(0, first, std::min(first + kBatch, digits.size()));
+      optimizer.zero_grad();
+      const auto loss = nn::functional::cross_entropy(net->forward(digits.inputs[0].index_select(0, chosen)),
+                                                      digits.labels.index_select(0, chosen));
+      loss.backward();
+      optimizer.step();
+      sum += loss.item<double>() * static_cast<double>(chosen.size(0));
+    }
+    fmt::print("epoch {:2}  loss {:.4f}\n", epoch + 1, sum / static_cast<double>(digits.size()));
+  }
+  net->eval();
+}
+
+int run(const std::string& train_file, const std::string& test_file, const std::string& report, int epochs) {
+  torch::manual_seed(0);
+  const data::InputFormat format{
+      .kind = data::InputFormat::Kind::kImage, .channels = 1, .size = 8, .mean = {8}, .divisor = {8}};
+  const auto digits = data::load(train_file, format), unseen = data::load(test_file, format);
+  DigitNet net;
+  train(net, digits, epochs);
+
+  const auto model = pare::capture(net, digits.inputs[0].slice(0, 0, 2));
+  const pare::OptimizationPipeline pipeline{pare::FoldBatchNorm{}, pare::Quantizer{}};
+  const auto result = pipeline.run(model, {.calibration = digits.batches(32),
+                                           .metric = pare::top1(unseen.batches(64), unseen.labels),
+                                           .budget = {.max_drop = 1_pct}});
+  fmt::print("\n{}", result.report);
+  if (!report.empty()) {
+    std::ofstream file(report);
+    file << result.report.json() << '\n';
+    if (!file.flush()) pare::fail("digits.101", report, "the report cannot be written");
+  }
+  return result.report.within_budget() ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Trains a network on handwritten digits, then makes it int8."};
+  std::string train_file, test_file, report;
+  int epochs = 15;
+  app.add_option("--train", train_file, "digits to learn, a csv with the label first")->required();
+  app.add_option("--test", test_file, "digits to judge by, likewise")->required();
+  app.add_option("--epochs", epochs, "rounds of training")->check(CLI::Range(1, 1000));
+  app.add_option("--json", report, "where to write the report");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return run(train_file, test_file, report, epochs);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "digits: {}\n", error.what());
+    return 2;
+  }
+}
