@@ -221,7 +221,8 @@ class Matcher {
     if (other == kNoValue || graph_.value(other).kind != ValueKind::Weight) return;
     const auto& scale = graph_.value(other).type;
     const auto& result = graph_.value(region.output).type;
-    if (scale.rank() != 1 || result.rank() < 2 || scale.dtype != result.dtype || !(scale.sizes[0] == result.sizes.back()))
+    if (scale.rank() != 1 || result.rank() < 2 || scale.dtype != result.dtype ||
+        !(scale.sizes[0] == result.sizes.back()))
       return;
     region.channel_scale = mul->id;
     region.scale = other;

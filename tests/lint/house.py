@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Short files, guarded headers, error ids that the index knows, and the format of .clang-format.
 
-usage: house.py {lengths|headers|errors|format} ROOT
+usage: house.py {lengths|headers|errors|merges|format} ROOT
 """
 import pathlib
 import re
@@ -64,7 +64,18 @@ def layout(root):
         yield f"{pathlib.Path(path).relative_to(root)}: run clang-format -i on it"
 
 
-CHECKS = {"lengths": lengths, "headers": headers, "errors": errors, "format": layout}
+def merges(root):
+    """No mark of a merge that was never finished."""
+    listed = subprocess.run(["git", "-C", str(root), "ls-files"], capture_output=True, text=True, check=False).stdout
+    for name in listed.splitlines():
+        path = root / name
+        if path.suffix in (".bin", ".png") or not path.is_file():
+            continue
+        if re.search(r"^(<{7} |>{7} )", path.read_text(errors="replace"), re.M):
+            yield f"{name}: holds the marks of an unfinished merge"
+
+
+CHECKS = {"merges": merges, "lengths": lengths, "headers": headers, "errors": errors, "format": layout}
 wrong = list(CHECKS[sys.argv[1]](pathlib.Path(sys.argv[2]).resolve()))
 print("\n".join(wrong) or f"{sys.argv[1]}: nothing to mend")
 sys.exit(bool(wrong))

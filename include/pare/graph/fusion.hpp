@@ -11,8 +11,8 @@ PARE_NAMESPACE_BEGIN
 
 /// A fused region: nodes that run as one kernel and are quantized once, at their common output.
 ///
-/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation) (+ channel scale)`. Between two nodes of a region the value has no
-/// other use, is no output of the model, and carries no fake-quantize.
+/// `anchor (+ bias) (+ batch norm) (+ residual add) (+ activation) (+ channel scale)`. Between two nodes of a region
+/// the value has no other use, is no output of the model, and carries no fake-quantize.
 struct FusedRegion {
   OpFamily family = OpFamily::Other;  ///< of the anchor
   NodeId anchor = kNoNode;            ///< the op that does the arithmetic
