@@ -1,9 +1,11 @@
 // The live module after a commit: what it computes, what it keeps, and what happens when it cannot follow.
 #include <torch/torch.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "pare/capture/commit.hpp"
+#include "pare/checkpoint/safetensors.hpp"
 #include "pare/graph/rewriter.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
@@ -279,4 +281,19 @@ TEST_CASE("a commit can be taken back after training went on", "[commit]") {
   CHECK(net.depthwise->options.groups() == 8);
   train();
   CHECK_FALSE(same_state(net, before));
+}
+
+TEST_CASE("a pruned checkpoint does not go into an unpruned module", "[commit]") {
+  torch::manual_seed(0);
+  ConvNet net, fresh;
+  auto model = pare::capture(net, torch::randn({2, 3, 9, 9}));
+  narrow_channels(model, {0, 2, 4});
+  pare::commit(model, net);
+  const auto path = (std::filesystem::temp_directory_path() / "pare_pruned_checkpoint.safetensors").string();
+  pare::save_safetensors(path, pare::named_weights(net));
+  const auto before = state_of(fresh);
+  CHECK(raises("pare.checkpoint.112", [&] { pare::load_weights(fresh, pare::SafeTensors(path)); }));
+  CHECK(same_state(fresh, before));
+  pare::load_weights(net, pare::SafeTensors(path));  // into the pruned one it does
+  std::filesystem::remove(path);
 }
