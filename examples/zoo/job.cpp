@@ -9,6 +9,7 @@
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
 #include "examples/zoo/recipe.hpp"
+#include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
@@ -138,20 +139,16 @@ std::int64_t nonzero_parameters(const pare::Model& model) {
 }
 
 RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& options, const Samples& samples) {
-  RecipeOptions recipe{.calibration = samples.calibration, .threads = options.threads, .sparsity = options.sparsity};
+  RecipeOptions recipe{.calibration = samples.calibration,
+                       .threads = options.threads,
+                       .macs = options.macs,
+                       .criterion = options.criterion,
+                       .sparsity = options.sparsity};
   if (!options.finetune.empty()) {
     recipe.training = data::load(options.finetune, bundle.input, {});
     recipe.finetune.epochs = options.epochs;
   }
   return recipe;
-}
-
-// Sentences vary in length too.
-pare::CaptureOptions varying_sizes(const models::Bundle& bundle) {
-  pare::CaptureOptions options;
-  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
-    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
-  return options;
 }
 
 void load_module(models::Bundle& bundle, const JobOptions& options) {
@@ -164,6 +161,13 @@ void load_module(models::Bundle& bundle, const JobOptions& options) {
 }
 
 }  // namespace
+
+pare::CaptureOptions varying_sizes(const models::Bundle& bundle) {
+  pare::CaptureOptions options;
+  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
+    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
+  return options;
+}
 
 JobResult run(const JobOptions& options) {
   const auto steps = parse_recipe(options.recipe);
@@ -191,6 +195,11 @@ JobResult run(const JobOptions& options) {
   result.optimize_s = seconds_since(start);
 
   result.after.params = nonzero_parameters(recipe.model);
+  result.before.macs = pare::Cost(model).macs();
+  result.after.macs = pare::Cost(recipe.model).macs();
+  for (const auto& row : recipe.report.rows())
+    if (row.pass == "Pruner" && row.decision == pare::Decision::Declined)
+      result.frozen.push_back({row.layer, row.reason});
 
   start = std::chrono::steady_clock::now();
   auto compiled = pare::compile(recipe.model, recipe.compile);

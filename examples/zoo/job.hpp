@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "examples/models/registry.hpp"
+#include "pare/capture/capture_options.hpp"
+
 namespace zoo {
 
 /// What the command line asks for.
@@ -19,6 +22,8 @@ struct JobOptions {
   std::int64_t batch = 1;       ///< of the latency measurement
   int threads = 2;
   double seconds = 4.0;   ///< how long latency is measured
+  double macs = 0.5;      ///< of the recipe `prune`: share of the multiply-accumulates to remove
+  std::string criterion;  ///< of the recipe `prune`; empty for the default
   double sparsity = 0.8;  ///< of the recipe `sparse`
   std::string finetune;   ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;        ///< of fine-tuning
@@ -32,12 +37,18 @@ struct Half {
   std::int64_t resident_bytes = 0;  ///< weights and workspace held by the process for it
   double latency_ms = 0;            ///< median
   double latency_p99_ms = 0;
+  std::int64_t macs = 0;  ///< of one sample
 };
 
 /// What became of one layer.
 struct Layer {
   std::string name, op, decision, reason;
   std::optional<double> sqnr_db;
+};
+
+/// Channels that pruning had to leave alone.
+struct Frozen {
+  std::string group, reason;
 };
 
 /// What a job found.
@@ -48,8 +59,12 @@ struct JobResult {
   std::int64_t flips = 0;
   double capture_s = 0, optimize_s = 0, compile_s = 0;
   std::vector<Layer> layers;
+  std::vector<Frozen> frozen;
   std::vector<std::string> notes;
 };
+
+/// How a model's inputs may differ in size: sentences in their length too.
+pare::CaptureOptions varying_sizes(const models::Bundle& bundle);
 
 /// Names of the steps that a recipe may chain.
 std::vector<std::string> recipe_steps();

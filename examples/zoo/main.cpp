@@ -10,7 +10,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "examples/zoo/groups.hpp"
 #include "examples/zoo/job.hpp"
+#include "examples/zoo/recipe.hpp"
 
 namespace {
 
@@ -21,6 +23,7 @@ nlohmann::json half(const zoo::Half& half) {
           {"weight_bytes", half.weight_bytes},
           {"resident_bytes", half.resident_bytes},
           {"params", half.params},
+          {"macs", half.macs},
           {"latency_ms", number(half.latency_ms)},
           {"latency_p99_ms", number(half.latency_p99_ms)}};
 }
@@ -33,6 +36,8 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
                       {"decision", layer.decision},
                       {"reason", layer.reason},
                       {"sqnr_db", layer.sqnr_db ? number(*layer.sqnr_db) : nlohmann::json()}});
+  nlohmann::json frozen = nlohmann::json::array();
+  for (const auto& group : result.frozen) frozen.push_back({{"group", group.group}, {"reason", group.reason}});
   return {{"model", options.model},
           {"recipe", options.recipe},
           {"samples", result.samples},
@@ -46,7 +51,8 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
           {"optimize_s", number(result.optimize_s)},
           {"compile_s", number(result.compile_s)},
           {"notes", result.notes},
-          {"layers", layers}};
+          {"layers", layers},
+          {"frozen", frozen}};
 }
 
 std::string percent(const std::optional<double>& metric) { return metric ? fmt::format("{:.2f}", *metric) : "-"; }
@@ -67,6 +73,8 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
              "p99 ms");
   row("float", result.before);
   row("optimized", result.after);
+  fmt::print("{} of {} MACs, {} of {} parameters\n", result.after.macs, result.before.macs, result.after.params,
+             result.before.params);
   fmt::print("{:.2f}x faster, {:.3f} of the bytes; capture {:.2f} s, optimize {:.2f} s, compile {:.2f} s\n",
              result.before.latency_ms / result.after.latency_ms,
              static_cast<double>(result.after.weight_bytes) / static_cast<double>(result.before.weight_bytes),
@@ -79,13 +87,18 @@ int main(int argc, char** argv) {
   zoo::JobOptions options;
   std::string json_path;
   CLI::App app{"Optimizes one of the example models and measures what was won and lost."};
-  app.add_option("--model", options.model, "Model name")->required();
+  bool groups = false;
+  app.add_option("--model", options.model, "Model name");
+  app.add_flag("--groups", groups, "Print the channel groups of the model, or a table of all models, and nothing else");
   app.add_option("--weights", options.weights, "safetensors file; random weights without it");
   app.add_option("--test", options.test, "Data to measure on (CIFAR .bin or .pack, image folder, .tsv)");
   app.add_option("--calibration", options.calibration, "Data to calibrate on, in the same formats");
   app.add_option("--calibration-count", options.calibration_count, "Calibration samples")->check(CLI::PositiveNumber);
   app.add_option("--recipe", options.recipe,
                  fmt::format("Steps chained with +: {}", fmt::join(zoo::recipe_steps(), ", ")));
+  app.add_option("--macs", options.macs, "Share of the multiply-accumulates that the recipe prune removes");
+  app.add_option("--criterion", options.criterion,
+                 fmt::format("How the recipe prune scores channels: {}", fmt::join(zoo::pruning_criteria(), ", ")));
   app.add_option("--sparsity", options.sparsity, "Share of weights that the recipe sparse sets to zero")
       ->check(CLI::Range(0.0, 0.999));
   app.add_option("--finetune", options.finetune,
@@ -104,6 +117,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
+    if (groups) {
+      fmt::print("{}", options.model.empty() ? zoo::groups_table() : zoo::describe_groups(options.model));
+      return 0;
+    }
+    if (options.model.empty()) throw std::runtime_error("--model is required");
     const auto result = zoo::run(options);
     print(options, result);
     if (!json_path.empty()) {

@@ -9,7 +9,18 @@
 #include "pare/core/error.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
+#include "pare/prune/activation.hpp"
+#include "pare/prune/batch_norm_scale.hpp"
+#include "pare/prune/fisher.hpp"
+#include "pare/prune/geometric_median.hpp"
+#include "pare/prune/l1.hpp"
+#include "pare/prune/l2.hpp"
+#include "pare/prune/lamp.hpp"
+#include "pare/prune/pruner.hpp"
+#include "pare/prune/random.hpp"
 #include "pare/prune/sparsifier.hpp"
+#include "pare/prune/taylor.hpp"
+#include "pare/prune/wanda.hpp"
 #include "pare/quantize/compare.hpp"
 #include "pare/quantize/quantizer.hpp"
 
@@ -33,6 +44,36 @@ void train_again(Recipe& recipe, const pare::Model& teacher, const RecipeOptions
     finetune(recipe.model, teacher, options.training, options.finetune);
 }
 
+template <class Importance>
+void prune_by(Recipe& recipe, const RecipeOptions& options) {
+  apply_pass(recipe, options.calibration, pare::Pruner<Importance>{.macs = pare::Ratio{options.macs}});
+}
+
+const std::map<std::string, Step>& criteria() {
+  static const std::map<std::string, Step> table{{"lsq", prune_by<pare::LeastSquares>},
+                                                 {"l1", prune_by<pare::L1>},
+                                                 {"l2", prune_by<pare::L2>},
+                                                 {"bn", prune_by<pare::BatchNormScale>},
+                                                 {"taylor", prune_by<pare::Taylor>},
+                                                 {"fisher", prune_by<pare::Fisher>},
+                                                 {"fpgm", prune_by<pare::GeometricMedian>},
+                                                 {"activation", prune_by<pare::Activation>},
+                                                 {"wanda", prune_by<pare::Wanda>},
+                                                 {"lamp", prune_by<pare::Lamp>},
+                                                 {"random", prune_by<pare::Random>}};
+  return table;
+}
+
+void prune(Recipe& recipe, const RecipeOptions& options) {
+  const auto found = criteria().find(options.criterion.empty() ? "lsq" : options.criterion);
+  if (found == criteria().end())
+    pare::fail("zoo.104", "", "unknown criterion '{}'; known: {}", options.criterion,
+               fmt::format("{}", fmt::join(pruning_criteria(), ", ")));
+  const auto teacher = recipe.model;
+  found->second(recipe, options);
+  train_again(recipe, teacher, options);
+}
+
 const std::map<std::string, Step>& steps() {
   static const std::map<std::string, Step> table{
       {"float", [](Recipe&, const RecipeOptions&) {}},
@@ -51,6 +92,7 @@ const std::map<std::string, Step>& steps() {
                                     .smooth = false,
                                     .judge_ranges = false});
        }},
+      {"prune", prune},
       {"sparse",
        [](Recipe& recipe, const RecipeOptions& options) {
          const auto teacher = recipe.model;
@@ -62,6 +104,12 @@ const std::map<std::string, Step>& steps() {
 }
 
 }  // namespace
+
+std::vector<std::string> pruning_criteria() {
+  std::vector<std::string> names;
+  for (const auto& [name, step] : criteria()) names.push_back(name);
+  return names;
+}
 
 std::vector<std::string> recipe_steps() {
   std::vector<std::string> names;

@@ -17,8 +17,10 @@ using Batches = std::vector<std::vector<torch::Tensor>>;
 struct RecipeOptions {
   Batches calibration;
   int threads = 2;
-  double sparsity = 0.8;    ///< of `sparse`: share of weights that become zero
-  data::Set training = {};  ///< to fine-tune on after pruning; empty: no fine-tuning
+  double macs = 0.5;           ///< of `prune`: share of the multiply-accumulates to remove
+  std::string criterion = {};  ///< of `prune`: l1, l2, taylor, ...; empty: least squares
+  double sparsity = 0.8;       ///< of `sparse`: share of weights that become zero
+  data::Set training = {};     ///< to fine-tune on after pruning; empty: no fine-tuning
   FinetuneOptions finetune = {};
 };
 
@@ -34,6 +36,9 @@ std::vector<std::string> parse_recipe(const std::string& text);
 
 /// Runs the steps in order on a copy of `model`.
 Recipe apply_recipe(const std::vector<std::string>& steps, const pare::Model& model, const RecipeOptions& options);
+
+/// The criteria that `prune` knows by name.
+std::vector<std::string> pruning_criteria();
 
 /// One row for each layer of the report, with its SQNR against the float model where both have it.
 std::vector<Layer> layer_rows(const pare::Model& original, const Recipe& recipe, const Batches& calibration,

@@ -53,6 +53,12 @@ at::Tensor linear_features(const MatrixForm& form, const at::Tensor& input, std:
   return rows.unsqueeze(0);
 }
 
+// Every how many positions along each axis one is taken, so that about `limit` remain.
+std::int64_t stride_of(std::int64_t positions, std::int64_t limit, std::size_t dims) {
+  const double excess = static_cast<double>(positions) / static_cast<double>(std::max<std::int64_t>(limit, 1));
+  return static_cast<std::int64_t>(std::ceil(std::pow(std::max(excess, 1.0), 1.0 / static_cast<double>(dims))));
+}
+
 }  // namespace
 
 std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& region) {
@@ -85,9 +91,7 @@ at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int
     windows = windows.slice(-1, 0, extent, form.dilation[i]);
     positions *= windows.size(axis);
   }
-  const double excess = static_cast<double>(positions) / static_cast<double>(std::max<std::int64_t>(limit, 1));
-  const auto step =
-      static_cast<std::int64_t>(std::ceil(std::pow(std::max(excess, 1.0), 1.0 / static_cast<double>(dims))));
+  const auto step = stride_of(positions, limit, dims);
   for (std::size_t i = 0; i < dims && step > 1; ++i) {
     const auto axis = static_cast<std::int64_t>(i) + 2;
     const auto start = std::min(step / 2, windows.size(axis) - 1);
@@ -101,6 +105,22 @@ at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int
   return windows.unflatten(1, {form.groups, windows.size(1) / form.groups})
       .permute(order)
       .reshape({form.groups, -1, form.features});
+}
+
+at::Tensor outputs_of(const MatrixForm& form, const at::Tensor& output, std::int64_t limit) {
+  if (form.kernel.empty()) {
+    auto rows = output.reshape({-1, form.outputs});
+    const auto step = std::max<std::int64_t>(1, rows.size(0) / std::max<std::int64_t>(limit, 1));
+    return step > 1 ? rows.slice(0, 0, rows.size(0), step) : rows;
+  }
+  const auto dims = form.kernel.size();
+  auto values = output;
+  const auto step = stride_of(output.numel() / output.size(1), limit, dims);
+  for (std::size_t i = 0; i < dims && step > 1; ++i) {
+    const auto axis = static_cast<std::int64_t>(i) + 2;
+    values = values.slice(axis, std::min(step / 2, values.size(axis) - 1), values.size(axis), step);
+  }
+  return values.movedim(1, -1).reshape({-1, form.outputs});
 }
 
 at::Tensor to_rows(const MatrixForm& form, const at::Tensor& weight) {

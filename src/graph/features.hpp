@@ -26,6 +26,9 @@ std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& reg
 /// positions.
 at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int64_t limit);
 
+/// The layer's outputs at the positions that `features_of` samples, `[samples, outputs]`; for layers in one group.
+at::Tensor outputs_of(const MatrixForm& form, const at::Tensor& output, std::int64_t limit);
+
 /// The table's weight as `[groups * outputs, features]`, and back.
 at::Tensor to_rows(const MatrixForm& form, const at::Tensor& weight);
 at::Tensor from_rows(const MatrixForm& form, const at::Tensor& rows, at::IntArrayRef sizes);

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pare/prune/least_squares.hpp"
+#include "pare/prune/pruning_settings.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Structured pruning: whole channels, heads, neurons and hidden units leave, and the model is smaller everywhere.
+///
+///     pare::Pruner{}                                                        // half of the multiply-accumulates
+///     pare::Pruner{.importance = pare::Taylor{}, .macs = 50_pct, .round_to = 8}
+///     pare::Pruner{.ratio = 30_pct, .keep = {"fc", "stem.*"}}               // 30 % of the units of every group
+///
+/// Before: a model. After: the same graph on narrower weights, its constants (sizes of views, groups, chunks) adapted;
+/// every narrowed weight remembers which entries stayed (`Weights::narrowings`), so that the live module and an
+/// optimizer can follow.
+///
+/// Steps: units are scored (`importance`, summed over everything that goes with a unit), chosen until the target is
+/// met, removed; the layers behind are refitted by least squares to the original's outputs on the calibration data, in
+/// order, each against the inputs that the pruned model really gives it and against what the shortcut beside it has
+/// lost (He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017); batch norms get the
+/// statistics' change. Without calibration data the last two are left out.
+///
+/// Of the targets the first given counts: `ratio`, `macs`, `parameters`, `bytes`; each is the share that goes. None:
+/// half of the multiply-accumulates. A group that cannot be pruned is a `declined` row that says why.
+///
+/// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, `.103` importances
+/// that are NaN or infinite, `.104` a `keep` pattern that fits no layer, `.105` a target that cannot be met, `.106`
+/// nothing can be pruned, `.107` a criterion that needs calibration and has none.
+template <class Importance = LeastSquares>
+struct Pruner {
+  Importance importance = {};
+  std::optional<Ratio> ratio = {};       ///< units to remove from every group, or of all (`scope`)
+  std::optional<Ratio> macs = {};        ///< multiply-accumulates to remove
+  std::optional<Ratio> parameters = {};  ///< entries of parameters to remove
+  std::optional<Ratio> bytes = {};       ///< bytes of weights to remove
+  Scope scope = Scope::Automatic;
+  std::int64_t min_channels = 1;       ///< left on every axis
+  std::int64_t round_to = 1;           ///< what is left of a group is a multiple of this, where it was before
+  Ratio max_ratio = {0.9};             ///< removed from a group at most
+  std::vector<std::string> keep = {};  ///< layers left alone: names, module paths, or patterns with `*` and `?`
+  Aggregation aggregation = {};        ///< over the slices of a group; empty: their sum
+  PruningLoss loss = {};               ///< for criteria that want gradients; empty: cross entropy with the model's own
+                                       ///< predictions where the output is `[N, classes]`, else the mean square
+  bool reconstruct = true;             ///< refit the layers behind what was removed; wants calibration
+  bool recalibrate = true;             ///< move batch norms' statistics by their change; wants calibration
+  std::int64_t max_features = 2400;  ///< layers with more inputs per output are not refitted: time grows with the cube
+
+  double ridge = 0.01;  ///< pull of the refitted weights towards what they were, of the inputs' variance
+
+  static constexpr std::string_view kName = "Pruner";
+
+  /// @throws Error `pare.prune.101`, `.102`
+  void validate() const { validate_pruning(settings()); }
+  Preserved run(Model& model, Context& context) { return prune(model, context, settings()); }
+
+ private:
+  [[nodiscard]] PruningSettings settings() const {
+    return {AnyImportance::of(importance),
+            aggregation,
+            loss,
+            ratio,
+            macs,
+            parameters,
+            bytes,
+            scope,
+            min_channels,
+            round_to,
+            max_ratio,
+            keep,
+            reconstruct,
+            recalibrate,
+            max_features,
+            ridge};
+  }
+};
+
+PARE_NAMESPACE_END

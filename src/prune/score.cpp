@@ -1,0 +1,194 @@
+#include "score.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "elimination.hpp"
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// The numbers of a tensor that go with each unit: [units, entries].
+at::Tensor gathered(const at::Tensor& tensor, const ChannelGroup::Slice& slice) {
+  std::vector<std::int64_t> flat;
+  for (const auto& unit : slice.indices) flat.insert(flat.end(), unit.begin(), unit.end());
+  const auto rows = tensor.detach().to(at::kDouble).movedim(slice.dim, 0).index_select(0, at::tensor(flat, at::kLong));
+  return rows.reshape({static_cast<std::int64_t>(slice.indices.size()), -1});
+}
+
+bool reads(const Reader& reader, const ChannelGroup::Slice& slice) {
+  return reader.path == slice.path && reader.axis == slice.dim;
+}
+
+// Per-channel statistics of the reader's input, averaged over each unit's channels.
+at::Tensor of_units(const at::Tensor& channels, const ChannelGroup::Slice& slice) {
+  return gathered(channels, {slice.path, 0, slice.count, true, false, false, false, slice.indices}).mean(1);
+}
+
+class Scorer {
+ public:
+  Scorer(const Model& model, const Batches* calibration, std::uint64_t seed, const PruningSettings& settings)
+      : model_(model), settings_(settings) {
+    const auto& importance = settings.importance;
+    if (!calibration) return;
+    if (importance.need == Need::Gradient) gradients_ = gradients_of(model, *calibration, settings.loss);
+    if (importance.need != Need::Activations && !importance.eliminates) return;
+    readers_ = readers_of(model.graph());
+    observe_inputs(model, *calibration, importance.eliminates ? settings.max_features : 0, seed, readers_);
+  }
+
+  Candidate operator()(const ChannelGroup& group) {
+    Candidate candidate{&group, {}, {}, step_of(group)};
+    if (settings_.importance.eliminates && eliminate(group, candidate)) return candidate;
+    auto scores = aggregated(group);
+    const auto mean = scores.mean().item<double>();
+    if (settings_.importance.eliminates) {
+      scores = scores / std::max(scores.sum().item<double>(), 1e-30);  // a share of all that the group does
+    } else if (settings_.importance.normalize) {
+      scores = settings_.importance.normalize(scores);
+    } else {
+      scores = scores / (mean > 0 ? mean : 1.0);
+    }
+    const auto [sorted, order] = scores.contiguous().sort(/*stable=*/true, 0, /*descending=*/false);
+    for (std::int64_t i = 0; i < order.size(0); ++i) {
+      candidate.order.push_back(group.units[static_cast<std::size_t>(order[i].item<std::int64_t>())]);
+      candidate.scores.push_back(sorted[i].item<double>());
+    }
+    return candidate;
+  }
+
+ private:
+  [[nodiscard]] std::int64_t step_of(const ChannelGroup& group) const {
+    const auto entries = static_cast<std::int64_t>(group.slices.front().indices.front().size());
+    const auto step = settings_.round_to / std::gcd(settings_.round_to, entries);
+    return static_cast<std::int64_t>(group.size()) % step == 0 ? step : 1;
+  }
+
+  [[nodiscard]] at::Tensor aggregated(const ChannelGroup& group) const {
+    std::vector<at::Tensor> scores;
+    for (const auto& slice : group.slices) {
+      if (!slice.is_parameter) continue;
+      SliceView view{slice, gathered(model_.weight(slice.path), slice)};
+      if (const auto found = gradients_.mean.find(slice.path); found != gradients_.mean.end()) {
+        view.gradient = gathered(found->second, slice);
+        view.squared_gradient = gathered(gradients_.square.at(slice.path), slice);
+      }
+      for (const auto& reader : readers_) {
+        if (!reads(reader, slice) || !reader.mean_square.defined()) continue;
+        view.activation_square = of_units(reader.mean_square, slice);
+        view.activation_mean = of_units(reader.mean_magnitude, slice);
+        view.activation_zeros = of_units(reader.zeros, slice);
+      }
+      auto part = settings_.importance.score(view);
+      if (!part.defined()) continue;
+      if (part.dim() != 1 || part.size(0) != static_cast<std::int64_t>(group.size()))
+        fail("pare.prune.103", slice.path, "the criterion scored {} units of {}", part.numel(), group.size());
+      part = part.to(at::kDouble);
+      if (!part.isfinite().all().item<bool>())
+        fail("pare.prune.103", slice.path,
+             "importances are NaN or infinite; check the weights and the calibration batches");
+      scores.push_back(std::move(part));
+    }
+    if (scores.empty()) {  // nothing the criterion can look at: weights speak for themselves
+      for (const auto& slice : group.slices)
+        if (slice.produces || slice.consumes)
+          scores.push_back(gathered(model_.weight(slice.path), slice).square().sum(1));
+    }
+    const auto all = at::stack(scores);
+    return settings_.aggregation ? settings_.aggregation(all) : all.sum(0);
+  }
+
+  // Units go one after the other from all layers that read them. @return false when no layer does linearly
+  bool eliminate(const ChannelGroup& group, Candidate& candidate) {
+    const auto units = static_cast<std::int64_t>(group.size());
+    std::vector<Elimination> layers;
+    auto fixed = at::zeros({units}, at::kDouble);
+    bool any = false;
+    for (const auto& slice : group.slices) {
+      for (const auto& reader : readers_) {
+        if (!reads(reader, slice) || !reader.mean_square.defined()) continue;
+        any = true;
+        auto weight = to_rows(reader.form, model_.weight(reader.path).detach()).to(at::kDouble);
+        if (reader.sensitivity.defined()) weight = weight * reader.sensitivity.sqrt().unsqueeze(1);
+        const auto blocks = blocks_of(slice, reader.window);
+        if (reader.inputs.empty()) {
+          const auto variances = reader.mean_square.repeat_interleave(reader.window);
+          fixed += elimination_costs(weight, variances, blocks);
+        } else {
+          layers.emplace_back(weight, reader.inputs.second_moment(true)[0], blocks, *settings_.importance.eliminates);
+        }
+      }
+    }
+    if (!any) return false;
+    if (!fixed.isfinite().all().item<bool>()) not_finite(group);
+    order_units(group, layers, fixed, candidate);
+    return true;
+  }
+
+  [[noreturn]] static void not_finite(const ChannelGroup& group) {
+    fail("pare.prune.103", group.slices.front().path,
+         "importances are NaN or infinite; check the weights and the calibration batches");
+  }
+
+  static at::Tensor blocks_of(const ChannelGroup::Slice& slice, std::int64_t window) {
+    std::vector<std::int64_t> features;
+    for (const auto& unit : slice.indices)
+      for (const auto channel : unit)
+        for (std::int64_t k = 0; k < window; ++k) features.push_back(channel * window + k);
+    return at::tensor(features, at::kLong).view({static_cast<std::int64_t>(slice.indices.size()), -1});
+  }
+
+  void order_units(const ChannelGroup& group, std::vector<Elimination>& layers, const at::Tensor& fixed,
+                   Candidate& candidate) const {
+    const auto units = static_cast<std::int64_t>(group.size());
+    const auto limit = static_cast<std::int64_t>(settings_.max_ratio.fraction * static_cast<double>(units)) + 1;
+    constexpr std::int64_t kRounds = 64;  // wide groups lose several units at a time
+    const auto stride = layers.empty() ? units : std::max<std::int64_t>(1, units / kRounds);
+    double least = 0;  // later units never cost less than those that went before
+    std::vector<bool> gone(static_cast<std::size_t>(units), false);
+    const auto leave = [&](std::int64_t unit, double cost) {
+      least = std::max(least, cost);
+      gone[static_cast<std::size_t>(unit)] = true;
+      candidate.order.push_back(group.units[static_cast<std::size_t>(unit)]);
+      candidate.scores.push_back(least);
+    };
+    while (static_cast<std::int64_t>(candidate.order.size()) < units) {
+      auto costs = fixed.clone();
+      for (const auto& layer : layers) costs += layer.costs();
+      if (costs.isnan().any().item<bool>()) not_finite(group);
+      for (std::int64_t u = 0; u < units; ++u)
+        if (gone[static_cast<std::size_t>(u)]) costs[u] = std::numeric_limits<double>::infinity();
+      const auto [sorted, order] = costs.sort(/*stable=*/true, 0, /*descending=*/false);
+      const bool rest = static_cast<std::int64_t>(candidate.order.size()) >= limit;
+      const auto count = rest ? units : stride;
+      std::vector<std::int64_t> leaving;
+      for (std::int64_t i = 0; i < count && static_cast<std::int64_t>(candidate.order.size()) < units; ++i) {
+        leaving.push_back(order[i].item<std::int64_t>());
+        leave(leaving.back(), sorted[i].item<double>());
+      }
+      if (!rest)
+        for (auto& layer : layers) layer.remove(leaving);
+    }
+  }
+
+  const Model& model_;
+  const PruningSettings& settings_;
+  std::vector<Reader> readers_;
+  Gradients gradients_;
+};
+
+}  // namespace
+
+std::vector<Candidate> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
+                             const Batches* calibration, std::uint64_t seed, const PruningSettings& settings) {
+  Scorer scorer(model, calibration, seed, settings);
+  std::vector<Candidate> candidates;
+  for (const auto* group : groups) candidates.push_back(scorer(*group));
+  return candidates;
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,197 @@
+#include "selection.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <queue>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+using Quantity = SizeModel::Quantity;
+
+struct Target {
+  bool by_units = false;  // a share of the units rather than of a size
+  Quantity quantity = Quantity::Macs;
+  double share = 0.5;
+};
+
+Target target_of(const PruningSettings& settings) {
+  if (settings.ratio) return {true, Quantity::Macs, settings.ratio->fraction};
+  if (settings.macs) return {false, Quantity::Macs, settings.macs->fraction};
+  if (settings.parameters) return {false, Quantity::Parameters, settings.parameters->fraction};
+  if (settings.bytes) return {false, Quantity::Bytes, settings.bytes->fraction};
+  return {};
+}
+
+class Selection {
+ public:
+  Selection(const std::vector<Candidate>& candidates, SizeModel& sizes, const PruningSettings& settings)
+      : candidates_(candidates), sizes_(sizes), settings_(settings), taken_(candidates.size(), 0) {}
+
+  [[nodiscard]] const std::vector<std::size_t>& taken() const noexcept { return taken_; }
+
+  // The units that go next from a group: as many as make what is left round, or none.
+  [[nodiscard]] std::vector<std::int64_t> next(std::size_t c) {
+    const auto& candidate = candidates_[c];
+    const auto size = candidate.order.size();
+    const auto step = static_cast<std::size_t>(candidate.step);
+    const auto count = (size - taken_[c]) % step == 0 ? step : (size - taken_[c]) % step;
+    const auto limit =
+        std::min(static_cast<std::size_t>(settings_.max_ratio.fraction * static_cast<double>(size)), size - 1);
+    if (taken_[c] + count > limit) return {};
+    std::vector<std::int64_t> units(candidate.order.begin() + static_cast<std::ptrdiff_t>(taken_[c]),
+                                    candidate.order.begin() + static_cast<std::ptrdiff_t>(taken_[c] + count));
+    for (std::size_t i = 0; i < units.size(); ++i) {  // one after the other: they may share an axis
+      if (sizes_.least_left(units[i]) < settings_.min_channels) {
+        sizes_.restore({units.begin(), units.begin() + static_cast<std::ptrdiff_t>(i)});
+        return {};
+      }
+      sizes_.remove({units[i]});
+    }
+    sizes_.restore(units);
+    return units;
+  }
+  void take(std::size_t c, const std::vector<std::int64_t>& units) {
+    sizes_.remove(units);
+    taken_[c] += units.size();
+  }
+  // Sum of the scores of the next units.
+  [[nodiscard]] double score(std::size_t c, std::size_t count) const {
+    double sum = 0;
+    for (std::size_t i = taken_[c]; i < taken_[c] + count; ++i) sum += candidates_[c].scores[i];
+    return sum;
+  }
+
+ private:
+  const std::vector<Candidate>& candidates_;
+  SizeModel& sizes_;
+  const PruningSettings& settings_;
+  std::vector<std::size_t> taken_;
+};
+
+// The same share from every group: the smallest share that meets the target.
+std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const SizeModel& sizes,
+                                 const PruningSettings& settings, const Target& target, double& reached) {
+  const auto whole = sizes.total(target.quantity);
+  const auto attempt = [&](double share, double& removed) {
+    auto copy = sizes;
+    Selection selection(candidates, copy, settings);
+    for (std::size_t c = 0; c < candidates.size(); ++c) {
+      const auto wanted = std::lround(share * static_cast<double>(candidates[c].order.size()));
+      for (;;) {
+        const auto units = selection.next(c);
+        const auto after = static_cast<std::int64_t>(selection.taken()[c] + units.size());
+        if (units.empty() || after - wanted > static_cast<std::int64_t>(units.size()) / 2) break;
+        selection.take(c, units);
+      }
+    }
+    removed = 1.0 - copy.total(target.quantity) / whole;
+    return selection.taken();
+  };
+  if (target.by_units) {
+    reached = target.share;
+    double removed = 0;
+    return attempt(target.share, removed);
+  }
+  double low = 0, high = 1;
+  auto best = attempt(high, reached);
+  for (int i = 0; i < 24 && reached >= target.share; ++i) {
+    const auto middle = (low + high) / 2;
+    double removed = 0;
+    auto taken = attempt(middle, removed);
+    if (removed >= target.share) {
+      high = middle;
+      best = std::move(taken);
+      reached = removed;
+    } else {
+      low = middle;
+    }
+  }
+  return best;
+}
+
+// Groups that are made up alike.
+std::string make_up(const ChannelGroup& group) {
+  std::string key;
+  for (const auto& slice : group.slices)
+    key += fmt::format("{}{}{}{};", slice.dim, slice.produces ? 'o' : '-', slice.consumes ? 'i' : '-',
+                       slice.scales ? 's' : '-');
+  return key;
+}
+
+// The least important first, over all groups.
+std::vector<std::size_t> ranked(const std::vector<Candidate>& candidates, SizeModel sizes,
+                                const PruningSettings& settings, const Target& target, double& reached) {
+  const auto whole = sizes.total(target.quantity);
+  Selection selection(candidates, sizes, settings);
+  std::map<std::string, std::pair<double, double>> families;  // units gone, units there
+  std::vector<std::pair<double, double>*> family_of;
+  double all = 0, gone = 0;
+  for (const auto& candidate : candidates) {
+    auto& family = families[settings.scope == Scope::Isomorphic ? make_up(*candidate.group) : std::string()];
+    family.second += static_cast<double>(candidate.order.size());
+    family_of.push_back(&family);
+    all += static_cast<double>(candidate.order.size());
+  }
+  const bool budgeted = settings.scope == Scope::Budgeted;
+  struct Entry {
+    double key;
+    std::size_t candidate;
+    std::size_t taken;
+    bool operator<(const Entry& other) const { return key > other.key; }
+  };
+  const auto key_of = [&](std::size_t c, const std::vector<std::int64_t>& units) {
+    const auto score = selection.score(c, units.size());
+    auto key = score / static_cast<double>(units.size());
+    if (budgeted) key = score / std::max(sizes.gain(units, target.quantity), 1e-12);
+    if (settings.scope == Scope::Isomorphic) key = family_of[c]->first / family_of[c]->second + 1e-9 * std::tanh(key);
+    return key;
+  };
+  std::priority_queue<Entry> queue;
+  const auto push = [&](std::size_t c) {
+    if (const auto units = selection.next(c); !units.empty()) queue.push({key_of(c, units), c, selection.taken()[c]});
+  };
+  for (std::size_t c = 0; c < candidates.size(); ++c) push(c);
+  const auto done = [&] {
+    reached = target.by_units ? gone / all : 1.0 - sizes.total(target.quantity) / whole;
+    return reached >= target.share - 1e-9;
+  };
+  while (!queue.empty() && !done()) {
+    const auto entry = queue.top();
+    queue.pop();
+    const auto units = selection.next(entry.candidate);
+    if (units.empty()) continue;
+    const auto key = key_of(entry.candidate, units);  // what it frees shrinks as others go
+    if (!queue.empty() && key > queue.top().key * (1 + 1e-9) && key > entry.key * (1 + 1e-9)) {
+      queue.push({key, entry.candidate, entry.taken});
+      continue;
+    }
+    selection.take(entry.candidate, units);
+    gone += static_cast<double>(units.size());
+    family_of[entry.candidate]->first += static_cast<double>(units.size());
+    push(entry.candidate);
+  }
+  done();
+  return selection.taken();
+}
+
+}  // namespace
+
+std::vector<std::size_t> select(const std::vector<Candidate>& candidates, SizeModel sizes,
+                                const PruningSettings& settings) {
+  const auto target = target_of(settings);
+  double reached = 0;
+  auto taken = settings.scope == Scope::PerGroup ? uniform(candidates, sizes, settings, target, reached)
+                                                 : ranked(candidates, sizes, settings, target, reached);
+  if (reached < target.share - 1e-9 && !target.by_units)
+    fail("pare.prune.105", "",
+         "only {:.1f} % could be removed of {:.1f} % asked for: relax max_ratio, min_channels or keep", 100 * reached,
+         100 * target.share);
+  return taken;
+}
+
+PARE_NAMESPACE_END
