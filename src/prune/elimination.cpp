@@ -13,15 +13,15 @@ at::Tensor inverse_of(const at::Tensor& covariance, double damping) {
   const auto mean = std::max(damped.diagonal().mean().item<double>(), 1e-30);
   damped.diagonal().add_((damping + 1e-9) * mean);
   const auto [factor, info] = at::linalg_cholesky_ex(damped);
-  if (info.item<int>() == 0) return at::cholesky_inverse(factor);
+  if (info.item<int>() == 0) return at::cholesky_inverse(factor).to(at::kFloat);
   damped.diagonal().add_(mean);  // a numerically singular covariance: lean on the diagonal
-  return at::linalg_inv(damped);
+  return at::linalg_inv(damped).to(at::kFloat);
 }
 
 }  // namespace
 
-Elimination::Elimination(at::Tensor weight, at::Tensor covariance, at::Tensor blocks, double damping)
-    : weight_(std::move(weight)),
+Elimination::Elimination(const at::Tensor& weight, const at::Tensor& covariance, at::Tensor blocks, double damping)
+    : weight_(weight.to(at::kFloat)),
       inverse_(inverse_of(covariance, damping)),
       blocks_(std::move(blocks)),
       gone_(at::zeros({blocks_.size(0)}, at::kBool)) {}
@@ -35,11 +35,11 @@ at::Tensor Elimination::costs() const {
   } else {
     auto inner = inverse_.index({blocks_.unsqueeze(2), blocks_.unsqueeze(1)});  // [units, width, width]
     inner = inner.clone();
-    inner.index_put_({gone_}, at::eye(width, at::kDouble));
+    inner.index_put_({gone_}, at::eye(width, at::kFloat));
     const auto solved = at::linalg_solve(inner, columns.transpose(1, 2));  // [units, width, outputs]
     costs = (solved * columns.transpose(1, 2)).sum({1, 2});
   }
-  return costs.masked_fill(gone_, std::numeric_limits<double>::infinity());
+  return costs.to(at::kDouble).clamp_min(0.0).masked_fill(gone_, std::numeric_limits<double>::infinity());
 }
 
 void Elimination::remove(const std::vector<std::int64_t>& units) {

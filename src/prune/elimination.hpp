@@ -16,7 +16,7 @@ class Elimination {
   /// @param weight      `[outputs, features]` double, rows weighted by what their errors matter
   /// @param covariance  `[features, features]` double, of the inputs
   /// @param blocks      `[units, features of a unit]` int64
-  Elimination(at::Tensor weight, at::Tensor covariance, at::Tensor blocks, double damping);
+  Elimination(const at::Tensor& weight, const at::Tensor& covariance, at::Tensor blocks, double damping);
   /// The cost of each unit now, `[units]` double; of units that are gone, infinite.
   [[nodiscard]] at::Tensor costs() const;
   /// Removes units, refitting the rest.

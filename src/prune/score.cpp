@@ -38,7 +38,8 @@ class Scorer {
     if (importance.need == Need::Gradient) gradients_ = gradients_of(model, *calibration, settings.loss);
     if (importance.need != Need::Activations && !importance.eliminates) return;
     readers_ = readers_of(model.graph());
-    observe_inputs(model, *calibration, importance.eliminates ? settings.max_features : 0, seed, readers_);
+    // Inverting and updating cost several times what a refit does.
+    observe_inputs(model, *calibration, importance.eliminates ? settings.max_features / 2 : 0, seed, readers_);
   }
 
   Candidate operator()(const ChannelGroup& group) {

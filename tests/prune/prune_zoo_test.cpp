@@ -1,0 +1,140 @@
+#include <torch/torch.h>
+
+#include <iostream>
+#include <map>
+#include <set>
+
+#include "examples/models/registry.hpp"
+#include "pare/analysis/channel_groups.hpp"
+#include "pare/analysis/cost.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/graph/verify.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/prune/l2.hpp"
+#include "pare/prune/pruner.hpp"
+#include "tests/support/catch.hpp"
+
+namespace {
+
+struct Subject {
+  models::Bundle bundle;
+  pare::Model model;
+};
+
+Subject subject(const std::string& name) {
+  torch::manual_seed(0);
+  auto bundle = models::make(name);
+  models::settle(bundle);
+  bundle.module->eval();
+  pare::CaptureOptions options;
+  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
+    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
+  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), options);
+  return {std::move(bundle), std::move(model)};
+}
+
+// Multiply-accumulates from the tensors of a real run.
+std::int64_t executed_macs(const pare::Model& model, const models::Tensors& inputs) {
+  std::map<std::size_t, std::vector<std::int64_t>> sizes;
+  const torch::NoGradGuard no_grad;
+  static_cast<void>(model.run(inputs, [&](pare::ValueId value, const at::Tensor& tensor) {
+    sizes[pare::index(value)] = tensor.sizes().vec();
+  }));
+  const auto& graph = model.graph();
+  std::int64_t macs = 0;
+  for (const auto id : graph.nodes()) {
+    const auto& node = graph.node(id);
+    if (node.outputs.empty() || node.condition == pare::Condition::Training) continue;
+    macs += pare::macs_of(graph, node, [&](pare::ValueId value) {
+      return graph.value(value).kind == pare::ValueKind::Weight ? model.weight(value).sizes().vec()
+                                                                : sizes[pare::index(value)];
+    });
+  }
+  return macs;
+}
+
+bool trains(pare::Model model, const models::Tensors& inputs) {
+  model.detach_weights();
+  at::Tensor sum;
+  for (const auto& output : model.run(inputs))
+    if (output.defined() && output.is_floating_point())
+      sum = sum.defined() ? sum + output.square().mean() : output.square().mean();
+  sum.backward();
+  for (const auto& parameter : model.parameters())
+    if (parameter.grad().defined()) return true;
+  return false;
+}
+
+// Units that an average or a variance is taken over: without them it is another number, however small they are.
+std::set<std::int64_t> averaged(const pare::Model& model, const pare::ChannelGroups& groups) {
+  std::set<std::int64_t> units;
+  const auto& graph = model.graph();
+  for (const auto id : graph.nodes()) {
+    const auto& node = graph.node(id);
+    if (!node.is("aten::layer_norm") && !node.is("aten::mean")) continue;
+    const auto rank = static_cast<std::int64_t>(graph.value(node.input(0)).type.rank());
+    std::vector<std::int64_t> axes{rank - 1};
+    if (node.is("aten::mean")) axes = node.operands[1].integers().value_or(std::vector<std::int64_t>{});
+    for (auto axis : axes)
+      for (const auto unit : groups.units_along(node.input(0), axis < 0 ? axis + rank : axis)) units.insert(unit);
+  }
+  return units;
+}
+
+}  // namespace
+
+TEST_CASE("the zoo prunes at every ratio, costs what was predicted, runs and trains", "[pruner][zoo]") {
+  for (const auto& name : models::names()) {
+    INFO(name);
+    const auto [bundle, model] = subject(name);
+    const auto inputs = bundle.example(2);
+    const auto example = bundle.example(1);
+    for (const double ratio : {0.1, 0.3, 0.5, 0.7}) {
+      INFO(ratio);
+      const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = pare::Ratio{ratio}}, model).model;
+      CHECK_NOTHROW(pare::verify(pruned));
+      const pare::Cost cost(pruned);
+      CHECK(cost.macs() < pare::Cost(model).macs());
+      auto dims = pruned.graph().example_dims();
+      CHECK(pare::Cost(pruned, dims).macs() == executed_macs(pruned, inputs));
+      if (ratio == 0.7) CHECK(trains(pruned, inputs));
+    }
+  }
+}
+
+TEST_CASE("units whose contribution is zero leave the outputs as they were", "[pruner][zoo]") {
+  const torch::NoGradGuard no_grad;
+  for (const auto& name : models::names()) {
+    INFO(name);
+    auto [bundle, model] = subject(name);
+    const auto inputs = bundle.example(2);
+    model.detach_weights();
+    const pare::ChannelGroups groups(model);
+    const auto excluded = averaged(model, groups);
+    std::vector<std::int64_t> removed;
+    for (const auto& group : groups.groups()) {
+      for (std::size_t u = 1; !group.is_frozen() && u < group.size(); u += 4) {
+        if (excluded.contains(group.units[u])) continue;
+        removed.push_back(group.units[u]);
+        for (const auto& slice : group.slices)
+          if (slice.is_parameter) model.weight(slice.path).index_fill_(slice.dim, torch::tensor(slice.indices[u]), 0);
+      }
+    }
+    REQUIRE_FALSE(removed.empty());
+    const auto expected = model.run(inputs);
+    const auto removal = groups.removal(removed);
+    auto pruned = model;
+    pare::Rewriter rewriter(pruned);
+    for (const auto& weight : removal.weights) rewriter.narrow(weight.path, weight.dim, weight.kept);
+    for (const auto& constant : removal.constants)
+      rewriter.set_operand(constant.node, constant.position, constant.operand);
+    for (const auto& replacement : removal.replacements)
+      rewriter.replace(replacement.node, replacement.op, replacement.operands);
+    const auto actual = pruned.run(inputs);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      if (!expected[i].defined() || !expected[i].is_floating_point()) continue;
+      const auto scale = std::max(1.0, expected[i].abs().max().item<double>());
+      CHECK((expected[i] - actual[i]).abs().max().item<double>() < 1e-5 * scale);
+    }
+  }
+}
