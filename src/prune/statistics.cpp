@@ -126,7 +126,7 @@ void observe_inputs(const Model& model, const Batches& calibration, std::int64_t
   }
 }
 
-Gradients gradients_of(const Model& model, const Batches& calibration, const PruningLoss& loss) {
+Gradients gradients_of(const Model& model, const Batches& calibration, const ImportanceLoss& loss) {
   const at::AutoGradMode with_gradients(true);
   const auto copy = differentiable(model);
   std::vector<std::string> paths;

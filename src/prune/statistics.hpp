@@ -36,6 +36,6 @@ void observe_inputs(const Model& model, const Batches& calibration, std::int64_t
 struct Gradients {
   std::map<std::string, at::Tensor> mean, square;
 };
-Gradients gradients_of(const Model& model, const Batches& calibration, const PruningLoss& loss);
+Gradients gradients_of(const Model& model, const Batches& calibration, const ImportanceLoss& loss);
 
 PARE_NAMESPACE_END

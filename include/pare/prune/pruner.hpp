@@ -44,7 +44,7 @@ struct Pruner {
   Ratio max_ratio = {0.9};             ///< removed from a group at most
   std::vector<std::string> keep = {};  ///< layers left alone: names, module paths, or patterns with `*` and `?`
   Aggregation aggregation = {};        ///< over the slices of a group; empty: their sum
-  PruningLoss loss = {};               ///< for criteria that want gradients; empty: cross entropy with the model's own
+  ImportanceLoss loss = {};            ///< for criteria that want gradients; empty: cross entropy with the model's own
                                        ///< predictions where the output is `[N, classes]`, else the mean square
   bool reconstruct = true;             ///< refit the layers behind what was removed; wants calibration
   bool recalibrate = true;             ///< move batch norms' statistics by their change; wants calibration

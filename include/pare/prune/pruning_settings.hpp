@@ -25,13 +25,13 @@ enum class Scope : std::uint8_t {
 using Aggregation = std::function<at::Tensor(const at::Tensor&)>;
 
 /// The scalar that gradients are taken of, from the model's outputs on one calibration batch.
-using PruningLoss = std::function<at::Tensor(const std::vector<at::Tensor>& outputs, const Batch& inputs)>;
+using ImportanceLoss = std::function<at::Tensor(const std::vector<at::Tensor>& outputs, const Batch& inputs)>;
 
 /// What `Pruner` was told, with its policies behind one type.
 struct PruningSettings {
   AnyImportance importance;
   Aggregation aggregation;
-  PruningLoss loss;
+  ImportanceLoss loss;
   std::optional<Ratio> ratio, macs, parameters, bytes;
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;

@@ -141,6 +141,7 @@ bool Lowering::lower_binary(const Node& node, ProgramStep& step) {
     std::swap(left, right);
   }
   if (!(type(left) == type(node.output())) || is_constant(left)) return false;
+  if (type(right).rank() == 0) return false;  // one number that is computed: no layout of oneDNN's
   if (type(right).rank() > type(left).rank() || type(left).rank() == 0 || type(left).rank() > 6) return false;
   if (is_constant(right)) program_.constants[index(right)] = constant(right).contiguous();
   step.kind = StepKind::Binary;
