@@ -16,8 +16,9 @@ namespace {
 
 struct Branch {
   NodeId add;
-  std::size_t shortcut;  // operand of the add: the value itself changes as earlier branches go
-  NodeId last;           // what computes the branch's result: it names the branch
+  std::size_t shortcut;       // operand of the add: the value itself changes as earlier branches go
+  std::vector<NodeId> nodes;  // what only the branch computes
+  NodeId last;                // what computes the branch's result: it names the branch
 };
 
 // Everything that a value is computed from.
@@ -44,8 +45,15 @@ std::vector<Branch> branches_of(const Graph& graph) {
       const auto shortcut = node.input(side), branch = node.input(1 - side);
       const auto* last = graph.producer(branch);
       if (!last || shortcut == branch || graph.value(shortcut).type != graph.value(node.output()).type) continue;
-      if (!ancestors(graph, branch)[index(shortcut)]) continue;
-      branches.push_back({id, side, last->id});
+      const auto needed = ancestors(graph, branch);
+      if (!needed[index(shortcut)]) continue;
+      const auto shared = ancestors(graph, shortcut);
+      std::vector<NodeId> nodes;
+      for (std::size_t i = 0; i < needed.size(); ++i)
+        if (const auto* producer = graph.producer(ValueId{static_cast<std::uint32_t>(i)});
+            needed[i] && !shared[i] && producer)
+          nodes.push_back(producer->id);
+      branches.push_back({id, side, std::move(nodes), last->id});
       break;
     }
   }
@@ -85,13 +93,11 @@ Preserved BlockPruner::run(Model& model, Context& context) {
   const auto& calibration = context.calibration();
   const at::NoGradGuard no_grad;
   const auto original = model.graph();
-  std::vector<bool> named(keep.size(), false);
   std::vector<Branch> open;
   for (const auto& branch : branches_of(original)) {
-    bool stays = false;
-    for (std::size_t i = 0; i < keep.size(); ++i)
-      stays =
-          stays || names_layer(original.node(branch.last), keep[i]) || names_layer(original.node(branch.add), keep[i]);
+    const bool stays = std::ranges::any_of(keep, [&](const std::string& pattern) {
+      return std::ranges::any_of(branch.nodes, [&](NodeId id) { return names_layer(original.node(id), pattern); });
+    });
     if (stays) {
       context.report().declined(branch.add, "its residual branch was asked to be kept");
     } else {
