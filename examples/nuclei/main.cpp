@@ -10,6 +10,8 @@
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 
@@ -17,9 +19,11 @@
 #include "examples/nuclei/segmentation.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/checkpoint/safetensors.hpp"
+#include "pare/execute/compile.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/magnitude.hpp"
 #include "pare/prune/masks.hpp"
+#include "pare/prune/pruner.hpp"
 #include "pare/prune/sparse_training.hpp"
 #include "pare/prune/sparsifier.hpp"
 
@@ -36,6 +40,13 @@ nuclei::Forward forward_of(models::UNet& net) {
 }
 nuclei::Forward forward_of(const pare::Model& model) {
   return [model](const torch::Tensor& x) { return model(x); };
+}
+
+using Say = std::function<void(const std::string& what, double dice)>;
+
+pare::Model capture(models::UNet& net) {
+  return pare::capture(net, torch::randn({2, 1, 128, 128}),
+                       {.dims = {{"batch"}, {"height", {{0, 2}}}, {"width", {{0, 3}}}}});
 }
 
 // Trains the net, or reads what an earlier run has trained.
@@ -78,19 +89,51 @@ void draw(const Options& options, const nuclei::Samples& test, const std::vector
                       {mask.narrow(1, 0, std::min<std::int64_t>(mask.size(1), 1024))});
 }
 
+// Median of single runs, in milliseconds.
+double latency_ms(const pare::CompiledModel& compiled, const torch::Tensor& picture) {
+  std::vector<double> times;
+  for (int i = 0; i < 60; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    static_cast<void>(compiled.run({picture}));
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(times.begin(), times.begin() + 30, times.end());
+  return times[30];
+}
+
+// Whole channels leave a live net of its own, which is trained on.
+void thin(const Options& options, const pare::Model& dense, const nuclei::Samples& training,
+          const nuclei::Samples& test, const pare::ContextOptions& context, const Say& say) {
+  models::UNet net(1, 1, options.width, 3);
+  pare::commit(dense, net);
+  net->eval();
+  const auto pruned = pare::apply(pare::Pruner{.macs = pare::Ratio{0.5}}, capture(net), context);
+  say("half of the multiply-accumulates, not trained", nuclei::dice(forward_of(pruned.model), test));
+  torch::optim::Adam optimizer(net->parameters(), torch::optim::AdamOptions(2e-3));
+  pare::commit(pruned.model, net, optimizer);
+  net->train();
+  nuclei::train(forward_of(net), optimizer, training, {.epochs = 3 * options.tuning, .rate = 1e-3});
+  net->eval();
+  say("half of the multiply-accumulates, trained on", nuclei::dice(forward_of(net), test));
+  const auto before = pare::compile(dense, {.threads = options.threads});
+  const auto after = pare::compile(capture(net), {.threads = options.threads});
+  const auto picture = test.images.narrow(0, 0, 1);
+  const double slow = latency_ms(before, picture), fast = latency_ms(after, picture);
+  fmt::print("compiled, one picture: {:.2f} ms and {:.2f} ms, {:.2f} times faster\n", slow, fast, slow / fast);
+}
+
 void run(const Options& options) {
   torch::manual_seed(0);
   at::set_num_threads(options.threads);
   const auto training = nuclei::load(options.data, "train"), test = nuclei::load(options.data, "test", options.tests);
   models::UNet net(1, 1, options.width, 3);
   prepare(net, training, options);
-  const auto say = [](const std::string& what, double dice) {
+  const Say say = [](const std::string& what, double dice) {
     fmt::print("{:<58} {:6.2f}\n", what, dice);
     std::fflush(stdout);  // each takes a while
   };
   fmt::print("{:<58} {:>6}\n", "", "Dice");
-  auto dense = pare::capture(net, torch::randn({2, 1, 128, 128}),
-                             {.dims = {{"batch"}, {"height", {{0, 2}}}, {"width", {{0, 3}}}}});
+  auto dense = capture(net);
   dense.detach_weights();  // what follows trains the live net
   say("trained", nuclei::dice(forward_of(dense), test));
 
@@ -107,8 +150,7 @@ void run(const Options& options) {
   torch::optim::Adam optimizer(net->parameters(), torch::optim::AdamOptions(2e-3));
   pare::Model last;
   for (const double sparsity : {0.8, 0.9, 0.95}) {
-    const auto model = pare::capture(net, torch::randn({2, 1, 128, 128}));
-    auto step = pare::apply(pare::Sparsifier{.sparsity = {sparsity}}, model, context);
+    auto step = pare::apply(pare::Sparsifier{.sparsity = {sparsity}}, capture(net), context);
     pare::commit(step.model, net, optimizer);
     {
       const pare::SparseTraining sparse{*net, pare::Masks::of(*net), optimizer};
@@ -120,11 +162,11 @@ void run(const Options& options) {
                     sparsity_of(*net)),
         nuclei::dice(forward_of(net), test));
     if (sparsity == 0.95) {
-      last = pare::capture(net, torch::randn({2, 1, 128, 128}),
-                           {.dims = {{"batch"}, {"height", {{0, 2}}}, {"width", {{0, 3}}}}});
+      last = capture(net);
       last.detach_weights();
     }
   }
+  thin(options, dense, training, test, context, say);
   draw(options, test, {forward_of(dense), forward_of(by_size.model), forward_of(last)}, last);
 }
 

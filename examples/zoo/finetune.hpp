@@ -11,7 +11,7 @@ namespace zoo {
 struct FinetuneOptions {
   int epochs = 0;
   std::int64_t batch = 64;
-  double rate = 0.02;  ///< at the start; falls along a cosine to zero
+  double rate = 0.003;  ///< at the start; falls along a cosine to zero
   double momentum = 0.9;
   double weight_decay = 1e-4;
   double temperature = 4.0;    ///< at which student and teacher are compared
