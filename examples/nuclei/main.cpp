@@ -11,12 +11,12 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 
 #include "examples/models/unet.hpp"
 #include "examples/nuclei/segmentation.hpp"
+#include "pare/analysis/latency.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/execute/compile.hpp"
@@ -89,18 +89,6 @@ void draw(const Options& options, const nuclei::Samples& test, const std::vector
                       {mask.narrow(1, 0, std::min<std::int64_t>(mask.size(1), 1024))});
 }
 
-// Median of single runs, in milliseconds.
-double latency_ms(const pare::CompiledModel& compiled, const torch::Tensor& picture) {
-  std::vector<double> times;
-  for (int i = 0; i < 60; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    static_cast<void>(compiled.run({picture}));
-    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-  }
-  std::nth_element(times.begin(), times.begin() + 30, times.end());
-  return times[30];
-}
-
 // Whole channels leave a live net of its own, which is trained on.
 void thin(const Options& options, const pare::Model& dense, const nuclei::Samples& training,
           const nuclei::Samples& test, const pare::ContextOptions& context, const Say& say) {
@@ -118,7 +106,9 @@ void thin(const Options& options, const pare::Model& dense, const nuclei::Sample
   const auto before = pare::compile(dense, {.threads = options.threads});
   const auto after = pare::compile(capture(net), {.threads = options.threads});
   const auto picture = test.images.narrow(0, 0, 1);
-  const double slow = latency_ms(before, picture), fast = latency_ms(after, picture);
+  const auto times =
+      pare::measure_latency({[&] { (void)before.run({picture}); }, [&] { (void)after.run({picture}); }}, 1.0);
+  const double slow = times[0].median_ms, fast = times[1].median_ms;
   fmt::print("compiled, one picture: {:.2f} ms and {:.2f} ms, {:.2f} times faster\n", slow, fast, slow / fast);
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
@@ -14,6 +13,7 @@
 #include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
+#include "pare/numerics/fake_quantize.hpp"
 
 namespace zoo {
 
@@ -21,6 +21,8 @@ namespace {
 
 using models::Tensors;
 using Forward = std::function<Tensors(const Tensors&)>;
+
+constexpr double kEqualDb = 200.0;  // what outputs without any difference are given as: JSON has no infinity
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -116,16 +118,6 @@ torch::Tensor outputs(const Forward& forward, const std::vector<Tensors>& batche
   return torch::cat(rows);
 }
 
-double sqnr_db(const torch::Tensor& reference, const torch::Tensor& actual) {
-  const auto signal = reference.to(torch::kDouble).square().sum().item<double>();
-  const auto noise = (reference - actual).to(torch::kDouble).square().sum().item<double>();
-  return noise == 0 ? 200.0 : 10.0 * std::log10(signal / noise);
-}
-
-double top1(const torch::Tensor& logits, const torch::Tensor& labels) {
-  return logits.argmax(1).eq(labels).to(torch::kDouble).mean().item<double>() * 100.0;
-}
-
 std::int64_t module_bytes(const torch::nn::Module& module) {
   std::int64_t bytes = 0;
   for (const auto& [name, tensor] : pare::named_weights(module)) bytes += static_cast<std::int64_t>(tensor.nbytes());
@@ -219,11 +211,11 @@ JobResult run(const JobOptions& options) {
   result.after.resident_bytes = static_cast<std::int64_t>(compiled.resident_bytes());
 
   const auto actual = outputs(fast, samples.test);
-  result.sqnr_db = sqnr_db(reference, actual);
+  result.sqnr_db = std::min(kEqualDb, pare::sqnr_db(reference, actual));
   result.flips = reference.argmax(1).ne(actual.argmax(1)).sum().item<std::int64_t>();
   if (samples.labels.defined()) {
-    result.before.metric = top1(reference, samples.labels);
-    result.after.metric = top1(actual, samples.labels);
+    result.before.metric = data::top1_percent(reference, samples.labels);
+    result.after.metric = data::top1_percent(actual, samples.labels);
   }
   result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
   return result;

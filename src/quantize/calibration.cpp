@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "layer_samples.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
 #include "range_choice.hpp"
@@ -19,16 +20,13 @@ std::string name_of_value(const Graph& graph, ValueId value) {
   return node ? node->name : graph.value(value).name;
 }
 
-constexpr std::int64_t kRowsOfBatch = 64, kRows = 1024;  // samples of a linear layer's input that ranges are judged by
-constexpr std::int64_t kScoredChannels = 512;            // and output channels
-
 // Samples taken of a layer's input in one batch: enough for a stable second moment, few enough to stay cheap.
 std::int64_t sample_limit(const MatrixForm& form) { return std::max<std::int64_t>(4096, 4 * form.features); }
 
 /// The linear layers that read a value, and samples of it.
 struct LinearReaders {
-  std::vector<std::pair<ValueId, std::int64_t>> weights;  // with the axis of output channels
-  std::vector<at::Tensor> rows;                           // [n, features]
+  std::vector<FusedRegion> layers;
+  RowSamples samples;
   Range extrema;
 };
 
@@ -85,18 +83,16 @@ class Sweep {
       if (layer.arithmetic != Arithmetic::Integer || region.family != OpFamily::Linear) continue;
       if (graph_.value(region.inputs[0]).type.rank() < 3) continue;
       const auto site = sites_.site_of.find(index(region.inputs[0]));
-      const auto axis = output_axis(graph_, region);
-      if (!axis || site == sites_.site_of.end() || sites_.sites[site->second].values.size() != 1) continue;
-      linear_[index(region.inputs[0])].weights.push_back({region.weight, *axis});
+      if (!output_axis(graph_, region) || site == sites_.site_of.end() || sites_.sites[site->second].values.size() != 1)
+        continue;
+      linear_[index(region.inputs[0])].layers.push_back(region);
     }
   }
 
   static void sample(LinearReaders& readers, const at::Tensor& tensor) {
-    const auto rows = tensor.detach().reshape({-1, tensor.size(-1)});
-    readers.extrema = readers.rows.empty() ? finite_extrema(rows) : unite(readers.extrema, finite_extrema(rows));
-    if (static_cast<std::int64_t>(readers.rows.size()) * kRowsOfBatch >= kRows) return;
-    const auto step = std::max<std::int64_t>(1, rows.size(0) / kRowsOfBatch);
-    readers.rows.push_back(rows.slice(0, step / 2, rows.size(0), step).slice(0, 0, kRowsOfBatch).clone());
+    const auto extrema = finite_extrema(tensor.detach());
+    readers.extrema = readers.samples.empty() ? extrema : unite(readers.extrema, extrema);
+    readers.samples.add(tensor);
   }
 
   static Range unite(Range a, Range b) { return {std::min(a.low, b.low), std::max(a.high, b.high)}; }
@@ -105,15 +101,9 @@ class Sweep {
     const auto& site = sites_.sites[i];
     const auto observed = observers_[i].range(site.grid);
     const auto readers = linear_.find(index(site.values.front()));
-    if (readers == linear_.end() || readers->second.rows.empty()) return observed;
-    std::vector<at::Tensor> weights;
-    for (const auto& [weight, axis] : readers->second.weights) {
-      const auto tensor = model_.weight(weight).detach().to(at::kFloat);
-      weights.push_back(axis == 0 ? tensor : tensor.t());
-    }
-    auto matrix = at::cat(weights);
-    matrix = matrix.slice(0, 0, matrix.size(0), (matrix.size(0) + kScoredChannels - 1) / kScoredChannels);
-    const auto rows = at::cat(readers->second.rows).to(at::kFloat);
+    if (readers == linear_.end() || readers->second.samples.empty()) return observed;
+    const auto matrix = scored_channels(stacked_weights(model_, readers->second.layers));
+    const auto rows = readers->second.samples.rows();
     return choose_range(rows, matrix, at::matmul(rows, matrix.t()), observed, readers->second.extrema, site.grid).range;
   }
 

@@ -13,18 +13,13 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::int64_t kRowsOfBatch = 64, kRows = 1024;  // samples kept of a site
-
 void see(SmoothingSite& site, const Graph& graph, const at::Tensor& tensor) {
-  const auto rows = tensor.detach().flatten(0, -2);
-  const auto peak = rows.abs().amax(0).to(at::kDouble);
+  const auto peak = tensor.detach().flatten(0, -2).abs().amax(0).to(at::kDouble);
   if (!at::isfinite(peak).all().item<bool>())
     fail("pare.quantize.101", graph.producer(site.value)->name,
          "calibration meets a value that is NaN or infinite here; check the calibration batches and the weights");
   site.peak = site.peak.defined() ? at::maximum(site.peak, peak) : peak;
-  if (static_cast<std::int64_t>(site.rows.size()) * kRowsOfBatch >= kRows) return;
-  const auto step = std::max<std::int64_t>(1, rows.size(0) / kRowsOfBatch);
-  site.rows.push_back(rows.slice(0, step / 2, rows.size(0), step).slice(0, 0, kRowsOfBatch).clone());
+  site.samples.add(tensor);
 }
 
 void measure(const Model& model, Context& context, std::vector<SmoothingSite>& sites) {

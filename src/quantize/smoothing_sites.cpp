@@ -13,8 +13,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::int64_t kScoredChannels = 512;  // output channels that the error is measured on: enough to rank by
-
 bool own_weight(const Graph& graph, ValueId value) {
   return value != kNoValue && graph.value(value).kind == ValueKind::Weight && graph.uses(value).size() == 1;
 }
@@ -50,18 +48,6 @@ bool can_divide(const Graph& graph, const Node& norm) {
   const auto bias = norm.operand("bias").value();
   return (bias == kNoValue || own_weight(graph, bias)) &&
          norm.operand("normalized_shape").integers().value_or(std::vector<std::int64_t>{}).size() == 1;
-}
-
-// All readers' weights, one under the other: `[output channels, input channels]`, at most `limit` of the former.
-at::Tensor weights_of(const Model& model, const SmoothingSite& site, std::int64_t limit) {
-  std::vector<at::Tensor> all;
-  for (const auto& reader : site.readers) {
-    const auto weight = model.weight(reader.weight).detach().to(at::kFloat);
-    all.push_back(*output_axis(model.graph(), reader) == 0 ? weight : weight.t());
-  }
-  const auto rows = at::cat(all);
-  if (rows.size(0) <= limit) return rows;
-  return rows.slice(0, 0, rows.size(0), (rows.size(0) + limit - 1) / limit);
 }
 
 at::Tensor scale_of(const at::Tensor& activations, const at::Tensor& weights, double strength) {
@@ -103,9 +89,9 @@ std::vector<SmoothingSite> find_smoothing_sites(const Graph& graph) {
 }
 
 Smoothing choose_smoothing(const Model& model, const SmoothingSite& site, const std::vector<double>& strengths) {
-  const auto weights = weights_of(model, site, kScoredChannels);
-  auto peak = weights_of(model, site, std::numeric_limits<std::int64_t>::max()).abs().amax(0).to(at::kDouble);
-  const auto rows = at::cat(site.rows);
+  const auto all = stacked_weights(model, site.readers);
+  const auto weights = scored_channels(all), peak = all.abs().amax(0).to(at::kDouble);
+  const auto rows = site.samples.rows();
   const auto plain = rounding_error(rows, weights, at::ones({rows.size(1)}));
   Smoothing best{at::ones_like(peak), 0.0, std::numeric_limits<double>::infinity()};
   for (const auto strength : strengths) {

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "layer_samples.hpp"
 #include "pare/graph/fusion.hpp"
 #include "pare/graph/model.hpp"
 
@@ -15,7 +16,7 @@ struct SmoothingSite {
   NodeId norm = kNoNode;     ///< the layer norm that can take the division in, or none
   std::vector<FusedRegion> readers;
   at::Tensor peak;               ///< max |y_j| over calibration, double
-  std::vector<at::Tensor> rows;  ///< samples, `[n, channels]` float
+  RowSamples samples;
 };
 
 /// All sites of a graph, in the order of their values.

@@ -59,6 +59,14 @@ enum class After { Unpruned, Remapped, Forgotten };
 
 constexpr int kBefore = 4, kAfter = 6;
 
+// Takes the dead channels out.
+void narrow(pare::Model& model) {
+  pare::Rewriter rewriter(model);
+  for (const auto* path : {"first.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"})
+    rewriter.narrow(path, 0, kKept);
+  rewriter.narrow("second.weight", 1, kKept);
+}
+
 // The losses after the pruning.
 std::vector<double> trajectory(const MakeOptimizer& make, After after) {
   Net net;
@@ -67,10 +75,7 @@ std::vector<double> trajectory(const MakeOptimizer& make, After after) {
   if (after != After::Unpruned) {
     net.eval();
     auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
-    pare::Rewriter rewriter(model);
-    for (const auto* path : {"first.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"})
-      rewriter.narrow(path, 0, kKept);
-    rewriter.narrow("second.weight", 1, kKept);
+    narrow(model);
     if (after == After::Remapped) {
       pare::commit(model, net, *optimizer);
     } else {
@@ -128,10 +133,7 @@ TEST_CASE("without the optimizer a commit leaves its state behind", "[commit]") 
   step(net, optimizer, 0);
   net.eval();
   auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
-  pare::Rewriter rewriter(model);
-  for (const auto* path : {"first.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"})
-    rewriter.narrow(path, 0, kKept);
-  rewriter.narrow("second.weight", 1, kKept);
+  narrow(model);
   pare::commit(model, net);
   CHECK_THROWS(step(net, optimizer, 1));  // moments of eight channels, gradients of six
 }
@@ -147,10 +149,7 @@ TEST_CASE("an optimizer's own kind of state is refused unless it can be narrowed
   state->average = torch::arange(8, torch::kDouble).reshape({8, 1, 1, 1}).expand_as(net.first->weight).clone();
   optimizer.state()[net.first->weight.unsafeGetTensorImpl()] = std::move(state);
   auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
-  pare::Rewriter rewriter(model);
-  for (const auto* path : {"first.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"})
-    rewriter.narrow(path, 0, kKept);
-  rewriter.narrow("second.weight", 1, kKept);
+  narrow(model);
   CHECK(raises("pare.commit.121", [&] { pare::commit(model, net, optimizer); }));
   CHECK(net.first->weight.size(0) == 8);
   pare::commit(model, net, optimizer, {.remap_state = [](optim::OptimizerParamState& held, const auto& narrow) {
