@@ -15,7 +15,7 @@ struct SmoothingSite {
   ValueId value = kNoValue;  ///< what the layers read
   NodeId norm = kNoNode;     ///< the layer norm that can take the division in, or none
   std::vector<FusedRegion> readers;
-  at::Tensor peak;               ///< max |y_j| over calibration, double
+  at::Tensor peak;  ///< max |y_j| over calibration, double
   RowSamples samples;
 };
 
