@@ -87,6 +87,7 @@ void validate_quantization(const QuantizationSettings& settings) {
       fail("pare.quantize.103", "", "{} of {} bits: between 2 and 8 are possible", what, bits.count);
   };
   check(settings.weights, "weights");
+  for (const auto& [pattern, bits] : settings.layer_weights) check(bits, "weights");
   check(settings.activations, "activations");
   if (const auto* group = std::get_if<PerGroup>(&settings.granularity); group && group->size < 1)
     fail("pare.quantize.103", "", "a group of {} weights", group->size);
@@ -104,8 +105,8 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   if (!settings.weight_only) context.run(DecomposeAttention{}, model);
   if (settings.smooth && !settings.weight_only) context.run(SmoothQuant{}, model);
 
-  const auto sites =
-      find_sites(model.graph(), {settings.keep_float, target, settings.activations, settings.weight_only});
+  const auto sites = find_sites(
+      model.graph(), {settings.keep_float, settings.layer_weights, target, settings.activations, settings.weight_only});
   const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
   WeightQuantizer weights(model, context, settings);
   auto task = context.progress().start("round weights", sites.layers.size());

@@ -54,9 +54,12 @@ class SiteFinder {
   static constexpr std::int64_t kSmallTable = 4096;
 
   void check_patterns() const {
-    for (const auto& pattern : request_.keep_float)
+    const auto check = [&](const std::string& pattern, std::string_view option) {
       if (std::ranges::none_of(graph_.nodes(), [&](NodeId id) { return names_layer(graph_.node(id), pattern); }))
-        fail("pare.quantize.105", pattern, "this keep_float pattern fits no layer; names are those of the report");
+        fail("pare.quantize.105", pattern, "this {} pattern fits no layer; names are those of the report", option);
+    };
+    for (const auto& pattern : request_.keep_float) check(pattern, "keep_float");
+    for (const auto& [pattern, bits] : request_.layer_weights) check(pattern, "layer_weights");
   }
 
   bool kept_float(const FusedRegion& region) const {

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "pare/core/qparams.hpp"
@@ -38,12 +39,13 @@ struct Sites {
 /// What decides it.
 struct SiteRequest {
   std::vector<std::string> keep_float;
+  std::vector<std::pair<std::string, Bits>> layer_weights;
   const TargetDescription& target;
   Bits activations;
   bool weight_only = false;
 };
 
-/// @throws Error `pare.quantize.105` for a `keep_float` pattern that fits no layer
+/// @throws Error `pare.quantize.105` for a pattern in `keep_float` or `layer_weights` that fits no layer
 Sites find_sites(const Graph& graph, const SiteRequest& request);
 
 PARE_NAMESPACE_END

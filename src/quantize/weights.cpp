@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
 #include "pare/numerics/compensated_rounding.hpp"
@@ -77,9 +78,14 @@ at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const I
 
 }  // namespace
 
+Bits WeightQuantizer::bits_of(NodeId layer) const {
+  for (const auto& [pattern, bits] : settings_.layer_weights)
+    if (names_layer(model_.graph().node(layer), pattern)) return bits;
+  return settings_.weights;
+}
+
 IntegerGrid WeightQuantizer::grid() const {
-  return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(settings_.weights)
-                                     : IntegerGrid::signed_affine(settings_.weights);
+  return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(bits_) : IntegerGrid::signed_affine(bits_);
 }
 
 const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64_t axis, bool per_tensor,
@@ -99,7 +105,7 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64
   const auto type = model_.graph().value(weight).type;
   const auto label = path + ".fake_quantize";
   Placed placed;
-  placed.how = fmt::format("{} int{} per {}{}", grid().symmetric ? "symmetric" : "affine", settings_.weights.count,
+  placed.how = fmt::format("{} int{} per {}{}", grid().symmetric ? "symmetric" : "affine", bits_.count,
                            scales.whole             ? "tensor"
                            : scales.per_channel > 1 ? "group"
                                                     : "channel",
@@ -176,11 +182,12 @@ std::string WeightQuantizer::recurrent(const Layer& layer) {
     });
     context_.rewriter().set_operand(node.id, i, operand);
   }
-  return fmt::format("{} weight matrices int{}, activations float", count, settings_.weights.count);
+  return fmt::format("{} weight matrices int{}, activations float", count, bits_.count);
 }
 
 std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments) {
   const auto& region = layer.region;
+  bits_ = bits_of(region.anchor);
   if (region.family == OpFamily::Recurrent) return recurrent(layer);
   if (region.weight == kNoValue) return {};
   const auto axis = output_axis(model_.graph(), region);

@@ -29,11 +29,13 @@ class WeightQuantizer {
                        const std::string& label);
   std::string recurrent(const Layer& layer);
   void correct_bias(const Layer& layer, const MatrixForm& form, const Gram& moments, const at::Tensor& before);
+  [[nodiscard]] Bits bits_of(NodeId layer) const;
   [[nodiscard]] IntegerGrid grid() const;
 
   Model& model_;
   Context& context_;
   const QuantizationSettings& settings_;
+  Bits bits_;                                                      // of the layer at hand
   std::map<std::pair<std::size_t, std::int64_t>, Placed> placed_;  // weight and axis: tied weights are quantized once
 };
 

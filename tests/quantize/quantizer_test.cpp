@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <map>
+
 #include "pare/capture/capture.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/entropy.hpp"
@@ -222,4 +224,32 @@ TEST_CASE("compare finds the layer that a change hurts", "[quantize]") {
   CHECK(stem->sqnr_db > 40.0);
   CHECK(rows.back().sqnr_db < stem->sqnr_db);
   for (const auto& row : pare::compare(model, model, images(1))) CHECK(row.cosine == Approx(1.0));
+}
+
+TEST_CASE("layers get bits of their own", "[quantize]") {
+  using namespace pare::literals;
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  SmallNet net;
+  const auto model = pare::capture(net, torch::randn({2, 3, 10, 10}));
+  const pare::Quantizer quantizer{.layer_weights = {{"project", 4_bits}, {"p*", 5_bits}, {"depth*", 3_bits}}};
+  const auto applied = pare::apply(quantizer, model, {.calibration = images()});
+  std::map<std::string, std::int64_t> largest;
+  for (const auto id : applied.model.graph().nodes(pare::op(kChannel))) {
+    const auto& node = applied.model.graph().node(id);
+    largest[applied.model.graph().value(node.input(0)).name] = *node.operand("quant_max").integer();
+  }
+  CHECK(largest.at("stem.weight") == 127);
+  CHECK(largest.at("project.weight") == 7);
+  CHECK(largest.at("depthwise.weight") == 3);
+  CHECK(applied.report.rows("project").back().reason.find("int4") != std::string::npos);
+  using Exceptions = std::vector<std::pair<std::string, pare::Bits>>;
+  const auto error = error_of([&] {
+    (void)pare::apply(pare::Quantizer{.layer_weights = Exceptions{{"nowhere", 4_bits}}}, model,
+                      {.calibration = images()});
+  });
+  CHECK(error == "pare.quantize.105 nowhere");
+  CHECK(error_of([] {
+          pare::Quantizer{.layer_weights = Exceptions{{"fc", 9_bits}}}.validate();
+        }) == "pare.quantize.103 ");
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pare/core/literals.hpp"
@@ -24,6 +25,7 @@ struct QuantizationSettings {
   AnyWeightObserver weight_observer;
   std::vector<std::string> keep_float;
   Bits weights;
+  std::vector<std::pair<std::string, Bits>> layer_weights;
   Bits activations;
   Granularity granularity;
   bool symmetric_weights;

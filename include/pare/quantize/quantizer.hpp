@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pare/numerics/histogram_mse.hpp"
@@ -30,17 +31,19 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
 /// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range,
-/// `.104` the model is quantized already, `.105` a `keep_float` pattern that fits no layer.
+/// `.104` the model is quantized already, `.105` a pattern in `keep_float` or `layer_weights` that fits no layer.
 template <class WeightObserver = WeightMSE, class ActivationObserver = HistogramMSE>
 struct Quantizer {
   ActivationObserver observer = {};          ///< chooses activation ranges; copied for each value watched
   WeightObserver weight_observer = {};       ///< chooses weight scales
   std::vector<std::string> keep_float = {};  ///< layers left float: names, module paths, or patterns with `*` and `?`
   Bits weights = {8};                        ///< 2 to 8; below 8 the model is for simulation
-  Bits activations = {8};                    ///< 2 to 8
-  Granularity granularity = PerChannel{};    ///< of weight scales
-  bool symmetric_weights = true;             ///< zero point 0; affine weights are for simulation
-  bool weight_only = false;                  ///< activations stay float, no calibration needed
+  /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts.
+  std::vector<std::pair<std::string, Bits>> layer_weights = {};
+  Bits activations = {8};                  ///< 2 to 8
+  Granularity granularity = PerChannel{};  ///< of weight scales
+  bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
+  bool weight_only = false;                ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
   bool smooth = true;                         ///< `SmoothQuant` before, where linear layers read sequences
@@ -59,8 +62,9 @@ struct Quantizer {
   [[nodiscard]] QuantizationSettings settings() const {
     check_observer<ActivationObserver>();
     check_weight_observer<WeightObserver>();
-    return {AnyObserver(observer), weight_observer, keep_float,   weights, activations,  granularity, symmetric_weights,
-            weight_only,           rounding,        correct_bias, smooth,  judge_ranges, target,      max_features};
+    return {AnyObserver(observer), weight_observer, keep_float,        weights,     layer_weights,
+            activations,           granularity,     symmetric_weights, weight_only, rounding,
+            correct_bias,          smooth,          judge_ranges,      target,      max_features};
   }
 };
 
