@@ -21,12 +21,13 @@ struct JobOptions {
   std::string recipe = "int8";  ///< chained with `+`
   std::int64_t batch = 1;       ///< of the latency measurement
   int threads = 2;
-  double seconds = 4.0;   ///< how long latency is measured
-  double macs = 0.5;      ///< of the recipe `prune`: share of the multiply-accumulates to remove
-  std::string criterion;  ///< of the recipe `prune`; empty for the default
-  double sparsity = 0.8;  ///< of the recipe `sparse`
-  std::string finetune;   ///< labelled data to train on after pruning; empty: one-shot
-  int epochs = 10;        ///< of fine-tuning
+  double seconds = 4.0;         ///< how long latency is measured
+  double macs = 0.5;            ///< of the recipe `prune`: share of the multiply-accumulates to remove
+  std::string criterion;        ///< of the recipe `prune`; empty for the default
+  double sparsity = 0.8;        ///< of the recipe `sparse`
+  std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
+  int epochs = 10;              ///< of fine-tuning
+  bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
 };
 
 /// A model as it was (`float`) or as it became (`optimized`).
@@ -37,7 +38,8 @@ struct Half {
   std::int64_t resident_bytes = 0;  ///< weights and workspace held by the process for it
   double latency_ms = 0;            ///< median
   double latency_p99_ms = 0;
-  std::int64_t macs = 0;  ///< of one sample
+  std::int64_t macs = 0;                   ///< of one sample
+  std::optional<double> tuned_latency_ms;  ///< median beside the tuned baseline
 };
 
 /// What became of one layer.

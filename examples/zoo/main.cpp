@@ -25,7 +25,8 @@ nlohmann::json half(const zoo::Half& half) {
           {"params", half.params},
           {"macs", half.macs},
           {"latency_ms", number(half.latency_ms)},
-          {"latency_p99_ms", number(half.latency_p99_ms)}};
+          {"latency_p99_ms", number(half.latency_p99_ms)},
+          {"tuned_latency_ms", half.tuned_latency_ms ? number(*half.tuned_latency_ms) : nlohmann::json()}};
 }
 
 nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result) {
@@ -75,6 +76,10 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
   row("optimized", result.after);
   fmt::print("{} of {} MACs, {} of {} parameters\n", result.after.macs, result.before.macs, result.after.params,
              result.before.params);
+  if (result.before.tuned_latency_ms)
+    fmt::print("eager channels-last with tuned malloc {:.3f} ms, beside it {:.3f} ms: {:.2f}x faster\n",
+               *result.before.tuned_latency_ms, *result.after.tuned_latency_ms,
+               *result.before.tuned_latency_ms / *result.after.tuned_latency_ms);
   fmt::print("{:.2f}x faster, {:.3f} of the bytes; capture {:.2f} s, optimize {:.2f} s, compile {:.2f} s\n",
              result.before.latency_ms / result.after.latency_ms,
              static_cast<double>(result.after.weight_bytes) / static_cast<double>(result.before.weight_bytes),
@@ -107,6 +112,8 @@ int main(int argc, char** argv) {
   app.add_option("--batch", options.batch, "Batch size of the latency measurement")->check(CLI::Range(1, 4096));
   app.add_option("--threads", options.threads, "Threads of both halves")->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));
+  app.add_flag("--tuned-baseline", options.tuned_baseline,
+               "Also time eager LibTorch at its best: channels-last, and a malloc that keeps its pages");
   app.add_option("--json", json_path, "Where to write the result as JSON");
   try {
     app.parse(argc, argv);
