@@ -80,6 +80,10 @@ const std::map<std::string, Step>& steps() {
       {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
       {"int8", [](Recipe& recipe,
                   const RecipeOptions& options) { apply_pass(recipe, options.calibration, pare::Quantizer{}); }},
+      {"w4a8",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options.calibration, pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned});
+       }},
       // What the default ladder is measured against: one scale a tensor, nearest rounding, whole ranges.
       {"int8-naive",
        [](Recipe& recipe, const RecipeOptions& options) {

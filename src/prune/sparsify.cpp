@@ -5,7 +5,7 @@
 
 #include "pare/core/error.hpp"
 #include "pare/prune/sparsity_settings.hpp"
-#include "prune/frontier.hpp"
+#include "graph/frontier.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "pare/core/error.hpp"
-#include "prune/frontier.hpp"
+#include "graph/frontier.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -1,6 +1,6 @@
 #include <ATen/ATen.h>
 
-#include "prune/frontier.hpp"
+#include "graph/frontier.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "layer_samples.hpp"
+#include "learn_rounding.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
 #include "range_choice.hpp"
@@ -38,7 +39,7 @@ class Sweep {
     find_linear_readers(settings);
     result_.forms.resize(sites.layers.size());
     result_.moments.resize(sites.layers.size());
-    const bool wanted = settings.rounding == Rounding::Compensated || settings.correct_bias;
+    const bool wanted = !learns_rounding(settings) && (settings.rounding != Rounding::Nearest || settings.correct_bias);
     for (std::size_t i = 0; wanted && i < sites.layers.size(); ++i) {
       const auto& layer = sites.layers[i];
       if (layer.arithmetic == Arithmetic::Float) continue;

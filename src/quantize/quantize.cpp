@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "calibration.hpp"
+#include "learn_rounding.hpp"
 #include "pare/core/error.hpp"
 #include "pare/fuse/decompose_attention.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
@@ -66,6 +67,24 @@ std::string activation_text(const Sites& sites, const Calibration& calibration, 
                      qparams.quant_max - qparams.quant_min > 128 ? 8 : 4, qparams.low(), qparams.high());
 }
 
+// A row for each layer: what became of its weights, and of its output.
+void report(Context& context, const Sites& sites, const Calibration& calibration,
+            const std::vector<std::string>& texts) {
+  for (std::size_t i = 0; i < sites.layers.size(); ++i) {
+    const auto& layer = sites.layers[i];
+    if (layer.arithmetic == Arithmetic::Float) {
+      context.report().declined(layer.region.anchor, layer.reason);
+      continue;
+    }
+    auto text = texts[i];
+    if (layer.arithmetic == Arithmetic::Integer)
+      text += (text.empty() ? "" : "; ") + activation_text(sites, calibration, layer.region);
+    else
+      text += "; " + layer.reason;
+    context.report().done(layer.region.anchor, text);
+  }
+}
+
 void report_others(const Graph& graph, Context& context, const Sites& sites) {
   for (const auto id : graph.nodes()) {
     const auto& node = graph.node(id);
@@ -108,28 +127,28 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   const auto sites = find_sites(
       model.graph(), {settings.keep_float, settings.layer_weights, target, settings.activations, settings.weight_only});
   const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
+  const bool learn = learns_rounding(settings);
+  const auto original = learn ? model : Model();
   WeightQuantizer weights(model, context, settings);
+  std::vector<std::string> texts(sites.layers.size());
   auto task = context.progress().start("round weights", sites.layers.size());
   for (std::size_t i = 0; i < sites.layers.size(); ++i) {
     const auto& layer = sites.layers[i];
     task.advance();
-    if (layer.arithmetic == Arithmetic::Float) {
-      context.report().declined(layer.region.anchor, layer.reason);
-      continue;
-    }
+    if (layer.arithmetic == Arithmetic::Float) continue;
     const bool measured = i < calibration.forms.size() && calibration.forms[i];
-    auto text = weights.quantize(layer, measured ? &*calibration.forms[i] : nullptr,
-                                 measured ? &calibration.moments[i] : nullptr);
-    if (layer.arithmetic == Arithmetic::Integer)
-      text += (text.empty() ? "" : "; ") + activation_text(sites, calibration, layer.region);
-    else
-      text += "; " + layer.reason;
-    context.report().done(layer.region.anchor, text);
+    texts[i] = weights.quantize(layer, measured ? &*calibration.forms[i] : nullptr,
+                                measured ? &calibration.moments[i] : nullptr);
   }
-  report_others(model.graph(), context, sites);
   for (std::size_t i = 0; i < sites.sites.size(); ++i)
     for (const auto value : sites.sites[i].values)
       insert_fake_quantize(model, context, sites, value, calibration.sites[i]);
+  if (learn)
+    for (const auto& [layer, text] : learn_rounding(model, original, context, settings.learned, settings.max_features))
+      for (std::size_t i = 0; i < sites.layers.size(); ++i)
+        if (index(sites.layers[i].region.anchor) == layer) texts[i] = text;
+  report(context, sites, calibration, texts);
+  report_others(model.graph(), context, sites);
   context.rewriter().eliminate_dead();
   return Preserved::none();
 }

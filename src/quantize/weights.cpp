@@ -96,7 +96,7 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64
   const auto original = model_.weight(weight).detach();
   const auto channels = channels_first(original, axis).to(at::kFloat);
   const auto scales = choose(channels, settings_, grid(), per_tensor, path);
-  const bool compensate = form && moments && !moments->empty() && settings_.rounding == Rounding::Compensated;
+  const bool compensate = form && moments && !moments->empty() && settings_.rounding != Rounding::Nearest;
   const auto rounded = compensate ? compensated(channels, scales, grid(), *form, moments->second_moment(true))
                                   : nearest(channels, scales, grid());
   auto& rewriter = context_.rewriter();

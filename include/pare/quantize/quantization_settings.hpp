@@ -10,6 +10,7 @@
 #include "pare/numerics/granularity.hpp"
 #include "pare/pass/context.hpp"
 #include "pare/quantize/any_observer.hpp"
+#include "pare/quantize/learned_rounding.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -17,6 +18,8 @@ PARE_NAMESPACE_BEGIN
 enum class Rounding : std::uint8_t {
   Nearest,      ///< each weight on its own
   Compensated,  ///< later weights make up for the error of earlier ones (`CompensatedRounding`); needs calibration
+  Learned,      ///< scales and integers by the error of each layer's output, what layers before left wrong included
+                ///< (`LearnedRounding`): for weights of few bits; needs calibration
 };
 
 /// What `Quantizer` was told, with its policies behind one type.
@@ -31,6 +34,7 @@ struct QuantizationSettings {
   bool symmetric_weights;
   bool weight_only;
   Rounding rounding;
+  LearnedRounding learned;
   bool correct_bias;
   bool smooth;
   bool judge_ranges;

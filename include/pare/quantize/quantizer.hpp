@@ -15,6 +15,7 @@ PARE_NAMESPACE_BEGIN
 ///     pare::Quantizer{}                                                       // int8, nothing to tune
 ///     pare::Quantizer{.observer = pare::Percentile{99.9}, .keep_float = {"fc", "stem.*"}}
 ///     pare::Quantizer{.granularity = pare::PerTensor{}, .rounding = pare::Rounding::Nearest}
+///     pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned}
 ///     pare::Quantizer{.weight_only = true}                                    // needs no calibration
 ///
 /// Before: a float graph. After: the same graph with `aten::fake_quantize_*` nodes, which `compile()` turns into
@@ -37,7 +38,7 @@ struct Quantizer {
   ActivationObserver observer = {};          ///< chooses activation ranges; copied for each value watched
   WeightObserver weight_observer = {};       ///< chooses weight scales
   std::vector<std::string> keep_float = {};  ///< layers left float: names, module paths, or patterns with `*` and `?`
-  Bits weights = {8};                        ///< 2 to 8; below 8 the model is for simulation
+  Bits weights = {8};                        ///< 2 to 8; stored in 2, 4 or 8
   /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts.
   std::vector<std::pair<std::string, Bits>> layer_weights = {};
   Bits activations = {8};                  ///< 2 to 8
@@ -45,6 +46,7 @@ struct Quantizer {
   bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
   bool weight_only = false;                ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
+  LearnedRounding learned = {};               ///< of `Rounding::Learned`
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
   bool smooth = true;                         ///< `SmoothQuant` before, where linear layers read sequences
   bool judge_ranges = true;                   ///< sequences that linear layers read: the whole range, if it errs less
@@ -62,9 +64,22 @@ struct Quantizer {
   [[nodiscard]] QuantizationSettings settings() const {
     check_observer<ActivationObserver>();
     check_weight_observer<WeightObserver>();
-    return {AnyObserver(observer), weight_observer, keep_float,        weights,     layer_weights,
-            activations,           granularity,     symmetric_weights, weight_only, rounding,
-            correct_bias,          smooth,          judge_ranges,      target,      max_features};
+    return {AnyObserver(observer),
+            weight_observer,
+            keep_float,
+            weights,
+            layer_weights,
+            activations,
+            granularity,
+            symmetric_weights,
+            weight_only,
+            rounding,
+            learned,
+            correct_bias,
+            smooth,
+            judge_ranges,
+            target,
+            max_features};
   }
 };
 

@@ -59,6 +59,10 @@ PackedWeights::PackedWeights(at::Tensor plain, memory::dims dims, std::vector<fl
   if (!scales_.empty()) {
     scale_memory_ = memory({{static_cast<memory::dim>(scales_.size())}, memory::data_type::f32, memory::format_tag::a},
                            cpu_engine(), scales_.data());
+    if (auto packed = PackedIntegers(plain_); packed.bits() < 8) {
+      few_bits_ = std::move(packed);
+      plain_ = at::Tensor();
+    }
   }
 }
 
@@ -75,6 +79,7 @@ std::vector<memory::desc> PackedWeights::layouts() const {
 
 at::Tensor PackedWeights::plain() const {
   if (plain_.defined()) return plain_;
+  if (few_bits_.defined()) return few_bits_.unpack();
   // Compensation for zero points lies behind the weights themselves, so a plain copy can always be read back.
   const auto& source = packed_.front();
   const auto type = source.get_desc().get_data_type();
@@ -107,20 +112,24 @@ memory PackedWeights::packed(const memory::desc& wanted) {
   return result;
 }
 
+std::size_t PackedWeights::extra_bytes() const {
+  return scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
+         (sums_.defined() ? sums_.nbytes() : 0);
+}
+
 std::size_t PackedWeights::payload_bytes() const {
+  if (few_bits_.defined()) return few_bits_.nbytes() + extra_bytes();
   const std::lock_guard lock(mutex_);
   std::size_t bytes = plain_.defined() ? plain_.nbytes() : packed_.front().get_desc().get_size();
   for (const auto& packed : packed_) bytes = std::min(bytes, packed.get_desc().get_size());
-  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
-         (sums_.defined() ? sums_.nbytes() : 0);
+  return bytes + extra_bytes();
 }
 
 std::size_t PackedWeights::resident_bytes() const {
   const std::lock_guard lock(mutex_);
-  std::size_t bytes = plain_.defined() ? plain_.nbytes() : 0;
+  std::size_t bytes = plain_.defined() ? plain_.nbytes() : few_bits_.nbytes();
   for (const auto& packed : packed_) bytes += packed.get_desc().get_size();
-  return bytes + scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
-         (sums_.defined() ? sums_.nbytes() : 0);
+  return bytes + extra_bytes();
 }
 
 PARE_NAMESPACE_END

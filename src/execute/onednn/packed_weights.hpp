@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "execute/onednn/onednn.hpp"
+#include "execute/packed_integers.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 /// The weights of one kernel: packed into the layouts that its plans ask for, scales and bias beside them.
 ///
-/// The plain tensor is dropped once the first layout exists; a further layout is made from a packed one.
+/// The plain tensor is dropped once the first layout exists; a further layout is made from a packed one. Integers that
+/// fit into 2 or 4 bits are stored so and stay: kernels read them from layouts of 8 bits, which are made from them.
 class PackedWeights {
  public:
   /// @param plain  contiguous in `dims` order: s8 integers, or float32
@@ -38,15 +40,20 @@ class PackedWeights {
   dnnl::memory packed(const dnnl::memory::desc& wanted);
   /// The scales as oneDNN takes them.
   [[nodiscard]] const dnnl::memory& scale_memory() const noexcept { return scale_memory_; }
-  /// Bytes of the smallest layout, scales and bias.
+  /// Bits in which an integer is stored.
+  [[nodiscard]] int stored_bits() const noexcept { return few_bits_.defined() ? few_bits_.bits() : 8; }
+  /// Bytes of what is stored once: integers of few bits, or else the smallest layout; scales and bias.
   [[nodiscard]] std::size_t payload_bytes() const;
+  /// Bytes of all layouts that exist, and of what they were made from where that is kept.
   [[nodiscard]] std::size_t resident_bytes() const;
 
  private:
   at::Tensor plain() const;
+  std::size_t extra_bytes() const;
 
   mutable std::mutex mutex_;
   at::Tensor plain_;
+  PackedIntegers few_bits_;  // in place of `plain_`
   dnnl::memory::dims dims_;
   std::vector<float> scales_;
   at::Tensor bias_, sums_;

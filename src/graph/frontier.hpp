@@ -22,7 +22,9 @@ class Frontier {
   /// Runs to the end. @return the outputs, batch by batch
   std::vector<std::vector<at::Tensor>> finish(const Model& model);
   [[nodiscard]] std::size_t size() const noexcept { return runs_.size(); }
-  /// A value that is alive here, of one batch.
+  /// Computes nodes again that have run already and depend on weights alone: a weight was changed behind them.
+  void repeat(const Model& model, const std::vector<NodeId>& nodes);
+  /// A value that is alive here, of one batch; an undefined tensor where it is not.
   [[nodiscard]] const at::Tensor& value(std::size_t batch, ValueId id) const { return runs_[batch].values[index(id)]; }
 
  private:
@@ -31,10 +33,12 @@ class Frontier {
     std::vector<std::int64_t> dims;
   };
   void step(const Model& model, NodeId node);
+  bool is_shared(const Node& node) const;
 
   Model model_;  // for its graph: another's edits do not reach it
   std::vector<Run> runs_;
   std::vector<std::size_t> last_use_;  // by value: position in the order of nodes
+  std::vector<bool> shared_;           // by value: depends on weights alone, so that all batches hold one tensor
   std::size_t position_ = 0;
 };
 
