@@ -13,6 +13,8 @@ find_package(Torch 2.6 REQUIRED)
 find_package(fmt REQUIRED)
 find_package(Eigen3 REQUIRED NO_MODULE)
 find_package(nlohmann_json REQUIRED)
+# Headers only, and only inside the library: the wire format of ONNX without a protobuf runtime beside LibTorch's.
+find_path(PARE_PROTOZERO_INCLUDE protozero/pbf_writer.hpp REQUIRED)
 
 set(PARE_HAS_ONEDNN OFF)
 if(PARE_WITH_ONEDNN)

@@ -12,6 +12,7 @@
 #include <set>
 
 #include "checkpoint/safetensors_format.hpp"
+#include "core/replace_file.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -272,21 +273,14 @@ void save_safetensors(const std::string& path, const std::map<std::string, torch
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
-  const std::string draft = path + ".partial";
-  std::ofstream stream(draft, std::ios::binary | std::ios::trunc);
-  for (size_t i = 0; i < 8; ++i) stream.put(static_cast<char>(text.size() >> (8 * i) & 0xFFU));
-  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
-  for (const auto& [name, tensor] : order) {
-    stream.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
-  }
-  stream.close();
-  std::error_code error;
-  if (stream) std::filesystem::rename(draft, path, error);
-  if (!stream || error) {
-    std::error_code ignored;
-    std::filesystem::remove(draft, ignored);
-    fail("pare.checkpoint.121", file, "the file cannot be written");
-  }
+  const bool written = replace_file(path, [&](std::ostream& stream) {
+    for (size_t i = 0; i < 8; ++i) stream.put(static_cast<char>(text.size() >> (8 * i) & 0xFFU));
+    stream.write(text.data(), static_cast<std::streamsize>(text.size()));
+    for (const auto& [name, tensor] : order) {
+      stream.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+    }
+  });
+  if (!written) fail("pare.checkpoint.121", file, "the file cannot be written");
 }
 
 PARE_NAMESPACE_END

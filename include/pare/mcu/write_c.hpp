@@ -1,0 +1,46 @@
+#pragma once
+
+#include <string>
+
+#include "pare/graph/model.hpp"
+#include "pare/mcu/c_source.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace mcu {
+
+/// Writes a quantized Model as C99 for a microcontroller: one source file and,
+/// beside it, a header of the same name.
+///
+///     auto size = pare::mcu::write_c(int8.model, "firmware/net.c");   // and
+///     firmware/net.h
+///
+///     #include "net.h"
+///     net_run(pixels, scores);                  /* uint8_t[NET_INPUT_SIZE] ->
+///     int32_t[NET_OUTPUT_SIZE] */ int digit = net_argmax(scores);
+///
+/// int8 weights are constants, activations live in one static arena whose
+/// layout is planned here, arithmetic is integer throughout: int32 sums, then
+/// one multiply-add in fixed point and a shift. No malloc, no floating point,
+/// no library. Images are `[channels, height, width]`, as LibTorch has them,
+/// one sample a call.
+///
+/// The integers are those of the simulation, except where a real number lies so
+/// close to a rounding boundary that float32 itself would decide by its last
+/// bits. Scores are integers of one common scale, without a last softmax.
+///
+/// Covers convolutions (grouped, depthwise, padded), linear layers, sums of two
+/// values, ReLU and other clamps, max and average pooling, concatenation of
+/// channels, and ops that only rename dimensions.
+///
+/// @return what the program needs
+/// @throws Error `pare.mcu.101` an operator, or a use of one, beyond these:
+/// names layer and module; `.102` a Model that
+///         is not quantized throughout; `.103` inputs, outputs or sizes that a
+///         fixed program cannot have; `.104` the files cannot be written; in
+///         all cases before anything is written
+CSource write_c(const Model& model, const std::string& path);
+
+}  // namespace mcu
+
+PARE_NAMESPACE_END

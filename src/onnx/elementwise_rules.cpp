@@ -1,0 +1,197 @@
+// Sums, products, comparisons and functions of single elements.
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+#include "onnx/rules.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace onnx {
+
+namespace {
+
+c10::ScalarType result_type(const Emitter& out, const Node& node) { return out.type(node.output()).dtype; }
+
+// `a op alpha * b`, both in the result's dtype.
+void add_or_sub(Emitter& out, const Node& node, const char* op, bool reversed) {
+  const auto dtype = result_type(out, node);
+  const auto left = out.input_as(node, 0, dtype);
+  auto right = out.input_as(node, 1, dtype);
+  const auto alpha = node.operands.size() > 2 ? node.operand(2).number() : 1.0;
+  if (!alpha) Emitter::refuse(node, "a factor that is computed");
+  if (reversed) {
+    auto scaled = *alpha == 1.0 ? left : out.call("Mul", {left, out.scalar(*alpha, dtype)});
+    out.result(node, op, {right, scaled});
+    return;
+  }
+  if (*alpha != 1.0) right = out.call("Mul", {right, out.scalar(*alpha, dtype)});
+  out.result(node, op, {left, right});
+}
+
+void add(Emitter& out, const Node& node) { add_or_sub(out, node, "Add", false); }
+void subtract(Emitter& out, const Node& node) { add_or_sub(out, node, "Sub", false); }
+void subtract_from(Emitter& out, const Node& node) { add_or_sub(out, node, "Sub", true); }
+
+template <auto& op>
+void binary(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, op, {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
+}
+
+void divide(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const Names inputs{out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)};
+  const auto* mode = node.operands.size() > 2 ? node.operand(2).get<std::string>() : nullptr;
+  const bool floor = node.is("aten::floor_divide") || (mode && *mode == "floor");
+  if (mode && *mode == "trunc" && at::isFloatingType(dtype)) Emitter::refuse(node, "truncation of a float quotient");
+  if (floor && !at::isFloatingType(dtype)) Emitter::refuse(node, "integer division that rounds down");
+  const auto quotient = out.call("Div", inputs, {}, floor ? std::string() : node.name);
+  if (floor)
+    out.result(node, "Floor", {quotient});
+  else
+    out.alias(node, quotient);
+}
+
+c10::ScalarType compared_type(const Emitter& out, const Node& node) {
+  auto dtype = out.type(node.input(0)).dtype;
+  if (const auto other = node.input(1); other != kNoValue) dtype = c10::promoteTypes(dtype, out.type(other).dtype);
+  if (node.operand(1).get<double>() && !at::isFloatingType(dtype)) dtype = at::kFloat;
+  return dtype == at::kBool ? at::kInt : dtype;
+}
+
+template <auto& op, bool negated>
+void compare(Emitter& out, const Node& node) {
+  const auto dtype = compared_type(out, node);
+  Names inputs{out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)};
+  if (!negated) {
+    out.result(node, op, std::move(inputs));
+    return;
+  }
+  out.result(node, "Not", {out.call(op, std::move(inputs))});
+}
+
+template <auto& op>
+void logical(Emitter& out, const Node& node) {
+  Names inputs{out.input_as(node, 0, at::kBool)};
+  if (node.operands.size() > 1) inputs.push_back(out.input_as(node, 1, at::kBool));
+  out.result(node, op, std::move(inputs));
+}
+
+template <auto& op>
+void unary(Emitter& out, const Node& node) {
+  out.result(node, op, {out.input_as(node, 0, result_type(out, node))});
+}
+
+void reciprocal_root(Emitter& out, const Node& node) {
+  out.result(node, "Reciprocal", {out.call("Sqrt", {out.input_as(node, 0, result_type(out, node))})});
+}
+
+void square(Emitter& out, const Node& node) {
+  const auto x = out.input(node, 0);
+  out.result(node, "Mul", {x, x});
+}
+
+void power(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const auto exponent = node.operand(1).number();
+  const auto base = out.input_as(node, 0, dtype);
+  if (exponent == 2.0)
+    out.result(node, "Mul", {base, base});
+  else if (exponent == 0.5)
+    out.result(node, "Sqrt", {base});
+  else
+    out.result(node, "Pow", {base, out.input_as(node, 1, dtype)});
+}
+
+void where(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Where",
+             {out.input_as(node, 0, at::kBool), out.input_as(node, 1, dtype), out.input_as(node, 2, dtype)});
+}
+
+void masked_fill(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Where", {out.input_as(node, 1, at::kBool), out.input_as(node, 2, dtype), out.input(node, 0)});
+}
+
+void clamp(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const bool only_max = node.is("aten::clamp_max");
+  auto value = out.input_as(node, 0, dtype);
+  const auto bound = [&](std::size_t position, const char* op) {
+    if (position < node.operands.size() && !node.operand(position).is_none())
+      value = out.call(op, {value, out.input_as(node, position, dtype)});
+  };
+  const bool numbers = node.operands.size() < 2 || node.operand(1).value() == kNoValue;
+  const auto low = only_max ? std::optional<double>() : node.operand(1).number();
+  const auto high = only_max ? node.operand(1).number()
+                             : (node.operands.size() > 2 ? node.operand(2).number() : std::optional<double>());
+  if (numbers && (low || high)) {  // one node, which fuses with the layer before
+    out.result(node, "Clip", {value, low ? out.scalar(*low, dtype) : "", high ? out.scalar(*high, dtype) : ""});
+    return;
+  }
+  bound(1, only_max ? "Min" : "Max");
+  bound(2, "Min");
+  out.alias(node, value);
+}
+
+constexpr const char kMul[] = "Mul", kMax[] = "Max", kMin[] = "Min", kEqual[] = "Equal", kLess[] = "Less",
+                     kLessOrEqual[] = "LessOrEqual", kGreater[] = "Greater", kGreaterOrEqual[] = "GreaterOrEqual",
+                     kNot[] = "Not", kAnd[] = "And", kOr[] = "Or", kXor[] = "Xor", kExp[] = "Exp", kLog[] = "Log",
+                     kSqrt[] = "Sqrt", kAbs[] = "Abs", kNeg[] = "Neg", kErf[] = "Erf", kFloor[] = "Floor",
+                     kCeil[] = "Ceil", kRound[] = "Round", kSin[] = "Sin", kCos[] = "Cos", kSign[] = "Sign",
+                     kReciprocal[] = "Reciprocal", kIsNaN[] = "IsNaN";
+
+constexpr RuleEntry kRules[] = {
+    {"aten::add", add},
+    {"aten::sub", subtract},
+    {"aten::rsub", subtract_from},
+    {"aten::mul", binary<kMul>},
+    {"aten::div", divide},
+    {"aten::true_divide", divide},
+    {"aten::floor_divide", divide},
+    {"aten::maximum", binary<kMax>},
+    {"aten::minimum", binary<kMin>},
+    {"aten::eq", compare<kEqual, false>},
+    {"aten::ne", compare<kEqual, true>},
+    {"aten::lt", compare<kLess, false>},
+    {"aten::le", compare<kLessOrEqual, false>},
+    {"aten::gt", compare<kGreater, false>},
+    {"aten::ge", compare<kGreaterOrEqual, false>},
+    {"aten::logical_not", logical<kNot>},
+    {"aten::logical_and", logical<kAnd>},
+    {"aten::logical_or", logical<kOr>},
+    {"aten::logical_xor", logical<kXor>},
+    {"aten::exp", unary<kExp>},
+    {"aten::log", unary<kLog>},
+    {"aten::sqrt", unary<kSqrt>},
+    {"aten::rsqrt", reciprocal_root},
+    {"aten::abs", unary<kAbs>},
+    {"aten::neg", unary<kNeg>},
+    {"aten::erf", unary<kErf>},
+    {"aten::floor", unary<kFloor>},
+    {"aten::ceil", unary<kCeil>},
+    {"aten::round", unary<kRound>},
+    {"aten::sin", unary<kSin>},
+    {"aten::cos", unary<kCos>},
+    {"aten::sign", unary<kSign>},
+    {"aten::reciprocal", unary<kReciprocal>},
+    {"aten::isnan", unary<kIsNaN>},
+    {"aten::square", square},
+    {"aten::pow", power},
+    {"aten::where", where},
+    {"aten::masked_fill", masked_fill},
+    {"aten::clamp", clamp},
+    {"aten::clamp_min", clamp},
+    {"aten::clamp_max", clamp},
+};
+
+}  // namespace
+
+std::span<const RuleEntry> elementwise_rules() { return kRules; }
+
+}  // namespace onnx
+
+PARE_NAMESPACE_END

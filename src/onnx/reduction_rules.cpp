@@ -1,0 +1,123 @@
+// Sums, means, norms and extrema over dimensions.
+#include <ATen/ATen.h>
+
+#include "onnx/rules.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace onnx {
+
+namespace {
+
+using Ints = std::vector<std::int64_t>;
+
+Ints axes_of(const Node& node, const Emitter& out, std::size_t position) {
+  if (position >= node.operands.size() || node.operand(position).is_none()) return {};
+  const auto rank = static_cast<std::int64_t>(out.type(node.input(0)).rank());
+  auto axes = integers_of(node, position);
+  for (auto& axis : axes) axis = axis < 0 ? axis + rank : axis;
+  return axes;
+}
+
+bool keeps(const Node& node) {
+  const auto position = node.op.argument("keepdim");
+  return position >= 0 && node.operand(static_cast<std::size_t>(position)).boolean().value_or(false);
+}
+
+void reduced(Emitter& out, const Node& node, std::string_view kind) {
+  const auto dims = node.op.argument("dim");
+  const auto axes = dims < 0 ? Ints{} : axes_of(node, out, static_cast<std::size_t>(dims));
+  const auto source = out.input_as(node, 0, out.type(node.output()).dtype);
+  out.alias(node, reduce(out, kind, source, axes, keeps(node), node.name));
+}
+
+template <auto& kind>
+void reduction(Emitter& out, const Node& node) {
+  reduced(out, node, kind);
+}
+
+// (sum |x|^p)^(1/p) for p = 1, 2; infinity is the largest.
+void norm(Emitter& out, const Node& node) {
+  const auto order = node.operands.size() > 1 ? number_of(node, 1, 2) : 2;
+  const auto dims = node.op.argument("dim");
+  const auto axes = dims < 0 ? Ints{} : axes_of(node, out, static_cast<std::size_t>(dims));
+  if (order != 1.0 && order != 2.0) Emitter::refuse(node, "order {}", order);
+  out.alias(node, reduce(out, order == 2.0 ? "L2" : "L1", out.input(node, 0), axes, keeps(node), node.name));
+}
+
+void largest_index(Emitter& out, const Node& node) {
+  const char* op = node.is("aten::argmax") ? "ArgMax" : "ArgMin";
+  const auto& dims = node.operand(1);
+  auto source = out.input(node, 0);
+  if (dims.is_none()) source = out.call("Reshape", {source, out.integers({-1})});
+  const auto axis = dims.is_none() ? 0 : dim_of(node, 1, out.type(node.input(0)).rank());
+  out.result(node, op, {source}, {{"axis", axis}, {"keepdims", std::int64_t{keeps(node)}}});
+}
+
+// Values and where they are.
+void extremum(Emitter& out, const Node& node) {
+  const bool is_max = node.is("aten::max");
+  if (node.outputs.size() == 1) {
+    if (node.operands.size() > 1) {
+      const auto dtype = out.type(node.output()).dtype;
+      out.result(node, is_max ? "Max" : "Min", {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
+    } else {
+      reduced(out, node, is_max ? "Max" : "Min");
+    }
+    return;
+  }
+  const auto dim = dim_of(node, 1, out.type(node.input(0)).rank());
+  const auto source = out.input(node, 0);
+  out.alias(node, reduce(out, is_max ? "Max" : "Min", source, {dim}, keeps(node), node.name), 0);
+  out.alias(node,
+            out.call(is_max ? "ArgMax" : "ArgMin", {source}, {{"axis", dim}, {"keepdims", std::int64_t{keeps(node)}}}),
+            1);
+}
+
+void running_sum(Emitter& out, const Node& node) {
+  const auto dim = dim_of(node, 1, out.type(node.input(0)).rank());
+  out.result(node, "CumSum",
+             {out.input_as(node, 0, out.type(node.output()).dtype), out.scalar(static_cast<double>(dim), at::kLong)});
+}
+
+constexpr const char kMean[] = "Mean", kSum[] = "Sum", kMax[] = "Max", kMin[] = "Min", kProduct[] = "Prod",
+                     kLogSumExp[] = "LogSumExp";
+
+constexpr RuleEntry kRules[] = {
+    {"aten::mean", reduction<kMean>},
+    {"aten::sum", reduction<kSum>},
+    {"aten::amax", reduction<kMax>},
+    {"aten::amin", reduction<kMin>},
+    {"aten::prod", reduction<kProduct>},
+    {"aten::logsumexp", reduction<kLogSumExp>},
+    {"aten::norm", norm},
+    {"aten::linalg_vector_norm", norm},
+    {"aten::argmax", largest_index},
+    {"aten::argmin", largest_index},
+    {"aten::max", extremum},
+    {"aten::min", extremum},
+    {"aten::cumsum", running_sum},
+};
+
+}  // namespace
+
+std::span<const RuleEntry> reduction_rules() { return kRules; }
+
+// Axes are an attribute of most reductions before operator set 18, and an input since; of sums since 13.
+std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const std::vector<std::int64_t>& axes,
+                   bool keep, const std::string& result) {
+  const auto op = fmt::format("Reduce{}", kind);
+  Attributes attributes{{"keepdims", std::int64_t{keep}}};
+  Names inputs{name};
+  if (!axes.empty()) {
+    if (out.opset() >= 18 || kind == "Sum")
+      inputs.push_back(out.integers(axes));
+    else
+      attributes.emplace_back("axes", axes);
+  }
+  return out.call(op, std::move(inputs), std::move(attributes), result);
+}
+
+}  // namespace onnx
+
+PARE_NAMESPACE_END

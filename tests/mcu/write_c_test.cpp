@@ -1,0 +1,259 @@
+// Networks as C: compiled as strict C99, run on the host and on an emulated Cortex-M, against the simulation.
+#include "pare/mcu/write_c.hpp"
+
+#include <torch/torch.h>
+
+#include <iostream>
+#include <regex>
+#include <sstream>
+
+#include "examples/data/dataset.hpp"
+#include "examples/models/registry.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/checkpoint/safetensors.hpp"
+#include "pare/numerics/fake_quantize.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/quantizer.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/pare_data.hpp"
+#include "tests/support/raises.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace {
+
+bool run(const std::string& command) { return std::system(command.c_str()) == 0; }
+
+bool available(const std::string& tool) { return run("command -v " + tool + " >/dev/null 2>&1"); }
+
+/// The integers of a batch, `[batch, ...]`, as the program takes them.
+torch::Tensor integers(const torch::Tensor& inputs, const pare::QParams& qparams) {
+  return (torch::round(inputs.to(torch::kDouble) / qparams.scale) + static_cast<double>(qparams.zero_point))
+      .clamp(static_cast<double>(qparams.quant_min), static_cast<double>(qparams.quant_max))
+      .to(torch::kByte)
+      .contiguous();
+}
+
+void write(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+constexpr const char* kHost = R"(#include <stdio.h>
+#include "net.h"
+int main(void) {
+  static uint8_t in[NET_INPUT_SIZE];
+  static int32_t out[NET_OUTPUT_SIZE];
+  while (fread(in, 1, sizeof in, stdin) == sizeof in) {
+    net_run(in, out);
+    fwrite(out, sizeof out[0], NET_OUTPUT_SIZE, stdout);
+    if (net_argmax(out) < 0) return 1;
+  }
+  return 0;
+}
+)";
+
+/// Compiles net.c of the folder and runs it on samples: the scores, `[batch, outputs]`.
+torch::Tensor host_scores(const ScratchFolder& folder, const torch::Tensor& samples) {
+  const auto strict = "cc -std=c99 -pedantic -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror -O2 -I '" +
+                      folder.path().string() + "' ";
+  write(folder.file("main.c"), kHost);
+  write(folder.file("samples.bin"),
+        std::string(static_cast<const char*>(samples.const_data_ptr()), static_cast<std::size_t>(samples.numel())));
+  REQUIRE(run(strict + "-c -o '" + folder.file("net.o") + "' '" + folder.file("net.c") + "'"));
+  // Nothing of a library: no symbol is left to be found.
+  REQUIRE(run("test -z \"$(nm -u '" + folder.file("net.o") + "' | grep -v _GLOBAL_OFFSET_TABLE_)\""));
+  REQUIRE(
+      run(strict + "-o '" + folder.file("net") + "' '" + folder.file("main.c") + "' '" + folder.file("net.o") + "'"));
+  REQUIRE(
+      run("'" + folder.file("net") + "' < '" + folder.file("samples.bin") + "' > '" + folder.file("scores.bin") + "'"));
+  auto bytes = contents(folder.file("scores.bin"));
+  return torch::from_blob(bytes.data(), {samples.size(0), static_cast<int64_t>(bytes.size()) / 4 / samples.size(0)},
+                          torch::kInt)
+      .clone();
+}
+
+/// The same on an emulated Cortex-M3; undefined, said on stderr, without compiler or emulator.
+torch::Tensor cortex_scores(const ScratchFolder& folder, const torch::Tensor& samples, std::int64_t outputs) {
+  if (!available("arm-none-eabi-gcc") || !available("qemu-system-arm")) {
+    std::cerr << "skipped: no arm-none-eabi-gcc or no qemu-system-arm (Debian: gcc-arm-none-eabi, qemu-system-arm)\n";
+    return {};
+  }
+  std::ostringstream text;
+  text << "#include <stdint.h>\nconst uint8_t samples[] = {";
+  const auto flat = samples.flatten();
+  for (int64_t i = 0; i < flat.numel(); ++i) text << static_cast<int>(flat.data_ptr<std::uint8_t>()[i]) << ",";
+  text << "};\nconst int32_t sample_count = " << samples.size(0) << ";\n";
+  write(folder.file("samples.c"), text.str());
+  const std::string source = std::string(PARE_SOURCE_DIR) + "/tests/mcu/cortex_m/";
+  REQUIRE(
+      run("arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -ffreestanding -nostdlib -std=c99 -Wall -Wextra -Werror -O2 -I '" +
+          folder.path().string() + "' -T '" + source + "link.ld' -o '" + folder.file("net.elf") + "' '" + source +
+          "startup.c' '" + folder.file("samples.c") + "' '" + folder.file("net.c") + "' -lgcc"));
+  REQUIRE(
+      run("timeout 120 qemu-system-arm -M mps2-an385 -nographic -monitor none -serial none -semihosting-config "
+          "enable=on,target=native -kernel '" +
+          folder.file("net.elf") + "' > '" + folder.file("cortex.txt") + "' 2>&1"));
+  std::vector<int> numbers;
+  std::istringstream lines(contents(folder.file("cortex.txt")));
+  for (int number = 0; lines >> number;) numbers.push_back(number);
+  REQUIRE(static_cast<int64_t>(numbers.size()) == samples.size(0) * outputs);
+  return torch::tensor(numbers, torch::kInt).view({samples.size(0), outputs});
+}
+
+pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& batches) {
+  bundle.module->eval();
+  const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
+  return pare::apply(pare::Quantizer{}, model, {.calibration = batches}).model;
+}
+
+struct Outcome {
+  pare::mcu::CSource source;
+  torch::Tensor scores;  ///< real numbers
+};
+
+/// @param exact_share of the samples without any integer that differs from the simulation's: deep networks have so many
+///                    numbers that one of them lies at a rounding boundary in most samples
+Outcome check_program(const pare::Model& model, const torch::Tensor& inputs, double exact_share) {
+  const torch::NoGradGuard no_grad;
+  const ScratchFolder folder;
+  Outcome outcome{pare::mcu::write_c(model, folder.file("net.c")), {}};
+  CHECK(outcome.source.prefix == "net");
+  CHECK(folder.count() == 2);
+  const auto code = std::regex_replace(contents(folder.file("net.c")), std::regex("/\\*[^*]*\\*/"), "");
+  CHECK(!std::regex_search(code, std::regex("\\b(float|double|malloc|math\\.h|[0-9]\\.[0-9])\\b")));
+  const auto samples = integers(inputs, outcome.source.input);
+  const auto scores = host_scores(folder, samples);
+  outcome.scores = scores.to(torch::kDouble) * outcome.source.output_scale;
+  const auto expected = model.run({inputs}).at(0).flatten(1);
+  REQUIRE(outcome.scores.sizes() == expected.sizes());
+  // The integers are the simulation's; float32 sums differ from them in the last bits of the scores. Where one of the
+  // simulation's own numbers lay at a rounding boundary, a sample may be a quantum off.
+  const auto largest = expected.abs().max().item<double>();
+  const auto worst = (outcome.scores - expected).abs().amax(1) / largest;
+  const auto exact = worst.lt(1e-4).sum().item<int64_t>();
+  INFO("exact " << exact << " of " << worst.numel() << ", worst " << worst.max().item<double>());
+  CHECK(static_cast<double>(exact) >= exact_share * static_cast<double>(worst.numel()));
+  CHECK(pare::sqnr_db(expected, outcome.scores) > 40.0);
+  CHECK(outcome.scores.argmax(1).ne(expected.argmax(1)).sum().item<int64_t>() * 100 <= worst.numel());
+  const auto few = samples.narrow(0, 0, std::min<int64_t>(4, samples.size(0)));
+  const auto emulated = cortex_scores(folder, few, scores.size(1));
+  if (emulated.defined()) CHECK(torch::equal(emulated, scores.narrow(0, 0, few.size(0))));
+  return outcome;
+}
+
+/// Everything that there is a kernel for.
+struct EveryKernelImpl : torch::nn::Module {
+  EveryKernelImpl() {
+    register_module("stem", stem);
+    register_module("depthwise", depthwise);
+    register_module("pointwise", pointwise);
+    register_module("branch", branch);
+    register_module("fc", fc);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    auto y = torch::relu(stem(torch::constant_pad_nd(x, {0, 1, 0, 1})));
+    auto z = pointwise(torch::relu6(depthwise(y)));
+    z = torch::relu(z + y);
+    z = torch::cat({z, branch(z)}, 1);
+    z = torch::max_pool2d(z, 3, 2, 1);
+    return torch::softmax(fc(z.mean({2, 3})), 1);
+  }
+  torch::nn::Conv2d stem{torch::nn::Conv2dOptions(3, 8, 3).stride(2)};
+  torch::nn::Conv2d depthwise{torch::nn::Conv2dOptions(8, 8, 3).padding(1).groups(8)};
+  torch::nn::Conv2d pointwise{torch::nn::Conv2dOptions(8, 8, 1)};
+  torch::nn::Conv2d branch{torch::nn::Conv2dOptions(8, 4, 3).padding(2).dilation(2)};
+  torch::nn::Linear fc{12, 6};
+};
+TORCH_MODULE(EveryKernel);
+
+}  // namespace
+
+TEST_CASE("every kernel gives the simulation's integers", "[mcu]") {
+  torch::manual_seed(3);
+  EveryKernel net;
+  net->eval();
+  const auto example = torch::randn({4, 3, 16, 16});
+  const auto model = pare::capture(net, example);
+  const auto int8 =
+      pare::apply(pare::Quantizer{}, model, {.calibration = pare::Batches{torch::randn({16, 3, 16, 16})}}).model;
+  const torch::NoGradGuard no_grad;
+  const ScratchFolder folder;
+  const auto source = pare::mcu::write_c(int8, folder.file("net.c"));
+  const auto inputs = torch::randn({32, 3, 16, 16});
+  const auto samples = integers(inputs, source.input);
+  const auto scores = host_scores(folder, samples);
+  const auto probabilities = torch::softmax(scores.to(torch::kDouble) * source.output_scale, 1);
+  const auto expected = int8.run({inputs}).at(0);
+  CHECK(pare::sqnr_db(expected, probabilities) > 50.0);
+  CHECK((probabilities - expected).abs().amax(1).lt(1e-5).sum().item<int64_t>() >= 26);
+  const auto emulated = cortex_scores(folder, samples.narrow(0, 0, 3), 6);
+  if (emulated.defined()) CHECK(torch::equal(emulated, scores.narrow(0, 0, 3)));
+}
+
+TEST_CASE("networks with random weights, on the host", "[mcu]") {
+  for (const auto* name : {"digits_mlp", "mlp", "lenet", "resnet8", "mobilenetv2"}) {
+    DYNAMIC_SECTION(name) {
+      torch::manual_seed(6);
+      auto bundle = models::make(name);
+      models::settle(bundle);
+      const auto model = quantized(bundle, {bundle.example(8)});
+      if (std::string(name) == "mobilenetv2") {
+        // Deep and random: single quanta grow. That it becomes a program at all is what counts here.
+        const ScratchFolder folder;
+        CHECK(pare::mcu::write_c(model, folder.file("net.c")).macs > 100'000'000);
+        continue;
+      }
+      const auto outcome = check_program(model, bundle.example(32).at(0), std::string(name) == "resnet8" ? 0.0 : 0.8);
+      if (std::string(name) == "digits_mlp") {
+        CHECK(outcome.source.flash_bytes < 64 * 1024);
+        CHECK(outcome.source.arena_bytes < 8 * 1024);
+      }
+      if (std::string(name) == "mlp") {
+        CHECK(outcome.source.flash_bytes < 1024 * 1024);
+        CHECK(outcome.source.arena_bytes < 64 * 1024);
+      }
+    }
+  }
+}
+
+TEST_CASE("ResNet-8 keeps its accuracy on CIFAR-10 as C", "[mcu]") {
+  const auto weights = pare_data("mlperf_tiny_resnet8/resnet8_cifar10.safetensors");
+  const auto test = pare_data("cifar10/test_lossless_461.bin");
+  const auto train = pare_data("cifar10/train_lossless_3805.bin");
+  if (!weights || !test || !train) return;
+  auto bundle = models::make("resnet8");
+  pare::load_weights(*bundle.module, pare::SafeTensors(*weights), bundle.load);
+  const auto set = data::load(*test, bundle.input, {});
+  const auto calibration = data::load(*train, bundle.input, {.limit = 256}).batches(16);
+  const auto model = quantized(bundle, {calibration.begin(), calibration.end()});
+  const torch::NoGradGuard no_grad;
+  const auto reference = data::top1_percent(bundle.forward({set.inputs[0]}).at(0), set.labels);
+  const auto outcome = check_program(model, set.inputs[0], 0.0);
+  const auto percent = data::top1_percent(outcome.scores.to(torch::kFloat), set.labels);
+  std::cerr << "resnet8 as C: " << percent << " %, float " << reference << " %, constants "
+            << outcome.source.flash_bytes << ", arena " << outcome.source.arena_bytes << '\n';
+  CHECK(percent >= reference - 1.0);
+}
+
+TEST_CASE("what a microcontroller cannot run is one error, and no file is written", "[mcu]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.c");
+  torch::manual_seed(7);
+  const auto capture = [](models::Bundle& bundle) {
+    bundle.module->eval();
+    return pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
+  };
+  auto mlp = models::make("mlp"), transformer = models::make("transformer"), heads = models::make("multi_head"),
+       unet = models::make("unet");
+  CHECK(raises("pare.mcu.102", [&] { pare::mcu::write_c(capture(mlp), path); }));
+  try {
+    pare::mcu::write_c(quantized(unet, {unet.example(2)}), path);
+    FAIL("transposed convolutions have no kernel");
+  } catch (const pare::Error& error) {
+    CHECK(error.id() == "pare.mcu.101");
+    CHECK(error.path() == "up.0");
+  }
+  CHECK_THROWS_AS(pare::mcu::write_c(quantized(transformer, {transformer.example(2)}), path), pare::Error);
+  CHECK(raises("pare.mcu.103", [&] { pare::mcu::write_c(quantized(heads, {heads.example(2)}), path); }));
+  const auto good = quantized(mlp, {mlp.example(4)});
+  CHECK(raises("pare.mcu.104", [&] { pare::mcu::write_c(good, folder.file("net.cpp")); }));
+  CHECK(raises("pare.mcu.104", [&] { pare::mcu::write_c(good, folder.file("absent/net.c")); }));
+  CHECK(folder.count() == 0);
+}
