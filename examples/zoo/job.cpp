@@ -34,7 +34,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 struct Samples {
   std::vector<Tensors> calibration;
   std::vector<Tensors> test;
-  torch::Tensor labels;  // undefined on random inputs
+  torch::Tensor labels;             // undefined on random inputs
+  std::vector<Tensors> validation;  // from the calibration file, behind what calibrates
+  torch::Tensor validation_labels;
   std::int64_t count = 0;
 };
 
@@ -79,6 +81,23 @@ std::vector<Tensors> sentences(const data::Set& set) {
   return batches;
 }
 
+// Whether a recipe wants samples of its own to judge by.
+bool judges(const JobOptions& options) { return options.recipe.find("auto") != std::string::npos; }
+
+void load_validation(const models::Bundle& bundle, const JobOptions& options, Samples& samples) {
+  constexpr std::int64_t kBatch = 16, kMost = 1024;
+  data::LoadOptions behind;
+  behind.offset = options.calibration_count;
+  behind.limit = kMost;
+  try {
+    const auto set = data::load(options.calibration, bundle.input, behind);
+    samples.validation = bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(set) : set.batches(kBatch);
+    samples.validation_labels = set.labels;
+  } catch (const pare::Error& error) {
+    if (error.id() != "pare.data.106") throw;  // nothing behind: the calibration samples are divided
+  }
+}
+
 Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
   constexpr std::int64_t kBatch = 16;
   constexpr std::int64_t kRandomCalibration = 32;
@@ -97,6 +116,7 @@ Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
     data::LoadOptions first;
     first.limit = options.calibration_count;
     calibration = data::load(options.calibration, bundle.input, first);
+    if (judges(options)) load_validation(bundle, options, samples);
   }
   if (!options.calibration.empty())
     samples.calibration =
@@ -136,7 +156,16 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .threads = options.threads,
                        .macs = options.macs,
                        .criterion = options.criterion,
-                       .sparsity = options.sparsity};
+                       .sparsity = options.sparsity,
+                       .average_bits = options.average_bits,
+                       .exact = options.exact,
+                       .learned = options.learned,
+                       .max_drop = options.max_drop,
+                       .max_bytes = options.max_bytes,
+                       .max_stored = options.max_stored,
+                       .max_latency_ms = options.max_latency_ms,
+                       .validation = samples.validation,
+                       .validation_labels = samples.validation_labels};
   if (!options.finetune.empty()) {
     recipe.training = data::load(options.finetune, bundle.input, {});
     recipe.finetune.epochs = options.epochs;
@@ -187,6 +216,10 @@ JobResult run(const JobOptions& options) {
   auto recipe = apply_recipe(steps, model, recipe_options(bundle, options, samples));
   result.optimize_s = seconds_since(start);
 
+  result.plan = recipe.plan;
+  result.evaluations = recipe.evaluations;
+  result.pareto = recipe.pareto;
+  result.notes.insert(result.notes.end(), recipe.notes.begin(), recipe.notes.end());
   result.after.params = nonzero_parameters(recipe.model);
   result.before.macs = pare::Cost(model).macs();
   result.after.macs = pare::Cost(recipe.model).macs();

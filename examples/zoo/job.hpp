@@ -28,6 +28,13 @@ struct JobOptions {
   std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;              ///< of fine-tuning
   bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
+  double average_bits = 6;      ///< of the recipe `mixed`
+  bool exact = false;           ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
+  bool learned = false;         ///< of `mixed`: learned rounding of the plan
+  // Budget of the recipe `auto`.
+  std::optional<double> max_drop;                     ///< of top-1, percentage points
+  std::optional<std::int64_t> max_bytes, max_stored;  ///< of the weights: compiled, and each at its own width
+  std::optional<double> max_latency_ms;
 };
 
 /// A model as it was (`float`) or as it became (`optimized`).
@@ -53,6 +60,15 @@ struct Frozen {
   std::string group, reason;
 };
 
+/// A model that was measured on the way to a plan.
+struct Measured {
+  std::string name;
+  std::optional<double> metric;
+  std::int64_t weight_bytes = 0, stored_bytes = 0;
+  double latency_ms = 0;
+  bool on_front = true;
+};
+
 /// What a job found.
 struct JobResult {
   std::int64_t samples = 0;
@@ -63,6 +79,9 @@ struct JobResult {
   std::vector<Layer> layers;
   std::vector<Frozen> frozen;
   std::vector<std::string> notes;
+  std::string plan;        ///< of the recipes that plan
+  double evaluations = 0;  ///< likewise
+  std::vector<Measured> pareto;
 };
 
 /// How a model's inputs may differ in size: sentences in their length too.

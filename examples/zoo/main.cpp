@@ -39,6 +39,14 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
                       {"sqnr_db", layer.sqnr_db ? number(*layer.sqnr_db) : nlohmann::json()}});
   nlohmann::json frozen = nlohmann::json::array();
   for (const auto& group : result.frozen) frozen.push_back({{"group", group.group}, {"reason", group.reason}});
+  nlohmann::json pareto = nlohmann::json::array();
+  for (const auto& point : result.pareto)
+    pareto.push_back({{"name", point.name},
+                      {"metric", point.metric ? number(*point.metric) : nlohmann::json()},
+                      {"weight_bytes", point.weight_bytes},
+                      {"stored_bytes", point.stored_bytes},
+                      {"latency_ms", number(point.latency_ms)},
+                      {"on_front", point.on_front}});
   return {{"model", options.model},
           {"recipe", options.recipe},
           {"samples", result.samples},
@@ -53,7 +61,10 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
           {"compile_s", number(result.compile_s)},
           {"notes", result.notes},
           {"layers", layers},
-          {"frozen", frozen}};
+          {"frozen", frozen},
+          {"pareto", pareto},
+          {"plan", result.plan},
+          {"evaluations", number(result.evaluations)}};
 }
 
 std::string percent(const std::optional<double>& metric) { return metric ? fmt::format("{:.2f}", *metric) : "-"; }
@@ -106,6 +117,18 @@ int main(int argc, char** argv) {
                  fmt::format("How the recipe prune scores channels: {}", fmt::join(zoo::pruning_criteria(), ", ")));
   app.add_option("--sparsity", options.sparsity, "Share of weights that the recipe sparse sets to zero")
       ->check(CLI::Range(0.0, 0.999));
+  app.add_option("--average-bits", options.average_bits, "Bits of a weight in the mean that the recipe mixed keeps")
+      ->check(CLI::Range(2.0, 8.0));
+  app.add_flag("--exact", options.exact, "Exact sensitivities for the recipe mixed, instead of Fisher information");
+  app.add_flag("--learned", options.learned, "Learned rounding of what the recipe mixed has planned");
+  app.add_option("--max-drop", options.max_drop, "Points of top-1 that the recipe auto may lose")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--max-bytes", options.max_bytes, "Bytes of compiled weights that the recipe auto may leave")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--max-stored", options.max_stored, "Likewise, of weights stored each at its own width")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--max-latency-ms", options.max_latency_ms, "Milliseconds of a call that the recipe auto may leave")
+      ->check(CLI::PositiveNumber);
   app.add_option("--finetune", options.finetune,
                  "Labelled data to train on after pruning, with the original as teacher");
   app.add_option("--epochs", options.epochs, "Epochs of --finetune")->check(CLI::Range(1, 10000));

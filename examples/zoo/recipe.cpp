@@ -1,5 +1,8 @@
 #include "examples/zoo/recipe.hpp"
 
+#include "examples/zoo/automatic.hpp"
+#include "examples/zoo/mixed.hpp"
+
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
@@ -97,6 +100,8 @@ const std::map<std::string, Step>& steps() {
                                     .judge_ranges = false});
        }},
       {"prune", prune},
+      {"mixed", mixed},
+      {"auto", automatic},
       {"sparse",
        [](Recipe& recipe, const RecipeOptions& options) {
          const auto teacher = recipe.model;

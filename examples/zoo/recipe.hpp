@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,15 @@ struct RecipeOptions {
   double sparsity = 0.8;       ///< of `sparse`: share of weights that become zero
   data::Set training = {};     ///< to fine-tune on after pruning; empty: no fine-tuning
   FinetuneOptions finetune = {};
+  double average_bits = 6;  ///< of `mixed`: of a weight
+  bool exact = false;       ///< of `mixed`: exact sensitivities instead of Fisher information
+  bool learned = false;     ///< of `mixed`: learned rounding of the plan
+  // Of `auto`: its budget, and samples that judge (none: some of the calibration samples do).
+  std::optional<double> max_drop = {};  ///< percentage points
+  std::optional<std::int64_t> max_bytes = {}, max_stored = {};
+  std::optional<double> max_latency_ms = {};
+  Batches validation = {};
+  torch::Tensor validation_labels = {};
 };
 
 /// An optimized model, how to compile it, and what was done to get there.
@@ -29,6 +39,10 @@ struct Recipe {
   pare::Model model;
   pare::CompileOptions compile;
   pare::Report report;
+  std::string plan = {};              ///< a table, where one was made
+  double evaluations = 0;             ///< what planning took, in runs over the calibration data
+  std::vector<Measured> pareto = {};  ///< what was measured on the way
+  std::vector<std::string> notes = {};
 };
 
 /// Splits `a+b`. @throws pare::Error `zoo.101` for a step that does not exist

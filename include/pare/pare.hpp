@@ -1,9 +1,12 @@
 #pragma once
 /// Everything: capture a module, change the model, compile it. Each header also stands alone.
 
+#include "pare/analysis/activation_stats.hpp"
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
+#include "pare/analysis/sensitivity.hpp"
+#include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/checkpoint/checkpoint.hpp"
@@ -23,6 +26,7 @@
 #include "pare/mcu/write_c.hpp"
 #include "pare/numerics/entropy.hpp"
 #include "pare/numerics/histogram_mse.hpp"
+#include "pare/numerics/knapsack.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/numerics/moving_average.hpp"
 #include "pare/numerics/percentile.hpp"
@@ -30,7 +34,10 @@
 #include "pare/onnx/save.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/pass/pass_manager.hpp"
+#include "pare/pipeline/auto.hpp"
+#include "pare/pipeline/html_report.hpp"
 #include "pare/pipeline/optimization_pipeline.hpp"
+#include "pare/plan/mixed_precision.hpp"
 #include "pare/prune/activation.hpp"
 #include "pare/prune/activation_magnitude.hpp"
 #include "pare/prune/batch_norm_scale.hpp"

@@ -4,47 +4,18 @@
 
 #include <chrono>
 #include <cmath>
-#include <set>
 
+#include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pare/pass/context.hpp"
+#include "pipeline/measuring.hpp"
+#include "pipeline/pipeline_checkpoint.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-void validate(const PipelineOptions& options) {
-  const auto& budget = options.budget;
-  if (budget.max_drop && !options.metric)
-    fail("pare.pipeline.101", "", "the budget limits the drop of a metric, but no metric is given");
-  if (budget.max_drop && !(budget.max_drop->fraction >= 0))
-    fail("pare.pipeline.101", "", "a drop of at most {} is not possible", budget.max_drop->fraction);
-  if (budget.bytes && budget.bytes->count == 0) fail("pare.pipeline.101", "", "a budget of 0 bytes");
-  if (budget.latency_ms && !(*budget.latency_ms > 0))
-    fail("pare.pipeline.101", "", "a latency of at most {} ms is not possible", *budget.latency_ms);
-  if (!(options.seconds > 0)) fail("pare.pipeline.101", "", "{} seconds to measure latency in", options.seconds);
-}
-
-// One sample: what a single request looks like.
-Batch example_of(const PipelineOptions& options) {
-  if (!options.example.empty()) return options.example;
-  if (options.calibration.empty())
-    fail("pare.pipeline.102", "", "nothing to measure latency on: give an example or calibration batches");
-  auto batch = *options.calibration.begin();
-  for (auto& input : batch)
-    if (input.defined() && input.dim() > 0) input = input.narrow(0, 0, 1).contiguous();
-  return batch;
-}
-
-std::uint64_t bytes_of(const Model& model) {
-  std::uint64_t bytes = 0;
-  std::set<const void*> counted;
-  for (const auto& [path, weight] : model.weights())
-    if (weight.tensor.defined() && counted.insert(weight.tensor.data_ptr()).second) bytes += weight.tensor.nbytes();
-  return bytes;
-}
 
 std::optional<double> judge(const Metric& metric, const Predictor& predict, const std::string& stage) {
   if (!metric) return std::nullopt;
@@ -54,18 +25,13 @@ std::optional<double> judge(const Metric& metric, const Predictor& predict, cons
   return value;
 }
 
-Predictor predictor(const Model& model) {
-  return [&model](const std::vector<at::Tensor>& inputs) { return model.run(inputs); };
-}
-Predictor predictor(const CompiledModel& model) {
-  return [&model](const std::vector<at::Tensor>& inputs) { return model.run(inputs); };
-}
-
-std::string shortfall(const Budget& budget, const PipelineReport& report) {
+std::string shortfall(const Budget& budget, const PipelineReport& report, std::uint64_t stored) {
   std::string text;
   const auto add = [&](const std::string& one) { text += (text.empty() ? "" : "; ") + one; };
   if (budget.bytes && report.after.weight_bytes > budget.bytes->count)
     add(fmt::format("{} bytes of weights, {} allowed", report.after.weight_bytes, budget.bytes->count));
+  if (budget.stored && stored > budget.stored->count)
+    add(fmt::format("{} bytes stored, {} allowed", stored, budget.stored->count));
   if (budget.latency_ms && report.after.latency.median_ms > *budget.latency_ms)
     add(fmt::format("{:.3f} ms a call, {:.3f} allowed", report.after.latency.median_ms, *budget.latency_ms));
   // Compiling alone may move the metric: bf16 does.
@@ -79,18 +45,36 @@ std::string shortfall(const Budget& budget, const PipelineReport& report) {
 class Run {
  public:
   Run(const Model& model, const PipelineOptions& options)
-      : options_(options), example_(example_of(options)), original_(model), current_(model) {
+      : options_(options),
+        example_(example_of(options.example, options.calibration)),
+        original_(model),
+        current_(model) {
     original_.eval();
     current_.eval();
   }
 
-  void start() {
-    report_.before.metric = judge(options_.metric, predictor(original_), "the captured model");
+  void start(const PipelineCheckpoint* checkpoint) {
+    checkpoint_ = checkpoint;
+    auto saved = checkpoint ? checkpoint->load() : std::nullopt;
     report_.before.weight_bytes = bytes_of(original_);
+    if (saved) {
+      done_ = saved->stages;
+      current_ = std::move(saved->model);
+      report_.before.metric = saved->before;
+      report_.after.metric = saved->after;
+      report_.steps = std::move(saved->report);
+      options_.log.info("going on after {} stages from the checkpoint", done_);
+      return;
+    }
+    report_.before.metric = judge(options_.metric, predictor(original_), "the captured model");
   }
+
+  [[nodiscard]] std::size_t done() const noexcept { return done_; }
 
   // Runs a pass on a copy; keeps it if the compiled copy is good enough.
   void stage(const AnyPass& pass) {
+    if (options_.cancelled && options_.cancelled())
+      fail("pare.pipeline.105", pass.name(), "cancelled before this stage");
     const auto begin = Clock::now();
     auto candidate = current_;
     ContextOptions context_options;
@@ -124,6 +108,8 @@ class Run {
                       stage.reason.empty() ? "" : ", ", stage.reason);
     report_.steps.append(rows);
     report_.steps.add(std::move(stage));
+    ++done_;
+    if (checkpoint_) checkpoint_->save({done_, current_, report_.before.metric, report_.after.metric, report_.steps});
   }
 
   PipelineResult finish() {
@@ -137,7 +123,7 @@ class Run {
         {[&] { (void)original_.run(example_); }, [&] { (void)compiled_->run(example_); }}, options_.seconds);
     report_.before.latency = latency[0];
     report_.after.latency = latency[1];
-    report_.shortfall = shortfall(options_.budget, report_);
+    report_.shortfall = shortfall(options_.budget, report_, WeightStorage(current_).bytes());
     return {std::move(current_), std::move(*compiled_), std::move(report_)};
   }
 
@@ -147,15 +133,24 @@ class Run {
   Model original_, current_;
   std::optional<CompiledModel> compiled_;
   PipelineReport report_;
+  const PipelineCheckpoint* checkpoint_ = nullptr;
+  std::size_t done_ = 0;
 };
 
 }  // namespace
 
 PipelineResult OptimizationPipeline::run(const Model& model, const PipelineOptions& options) const {
-  validate(options);
+  validate_budget(options.budget, static_cast<bool>(options.metric), options.seconds);
+  std::optional<PipelineCheckpoint> checkpoint;
+  if (!options.checkpoint.empty()) {
+    std::vector<std::string> names;
+    for (const auto& pass : passes_) names.push_back(pass.name());
+    if (options.budget.max_drop) names.push_back(fmt::format("drop {}", options.budget.max_drop->fraction));
+    checkpoint.emplace(options.checkpoint, model, names, options.seed);
+  }
   Run run(model, options);
-  run.start();
-  for (const auto& pass : passes_) run.stage(pass);
+  run.start(checkpoint ? &*checkpoint : nullptr);
+  for (auto i = run.done(); i < passes_.size(); ++i) run.stage(passes_[i]);
   return run.finish();
 }
 

@@ -25,6 +25,7 @@ std::string PipelineReport::text() const {
   if (before.metric && after.metric)
     result += fmt::format("{:<16}{:>14.4f}{:>14.4f}  {:+.4f}\n", "metric", *before.metric, *after.metric,
                           *after.metric - *before.metric);
+  if (drop) result += fmt::format("{:<16}{}\n", "drop", drop->text());
   const auto row = [&](const char* name, double was, double is, int digits) {
     result +=
         fmt::format("{:<16}{:>14.{}f}{:>14.{}f}  x{:.2f}\n", name, was, digits, is, digits, is > 0 ? was / is : 0);
@@ -38,11 +39,10 @@ std::string PipelineReport::text() const {
 
 std::string PipelineReport::json(int indent) const {
   const auto parsed = nlohmann::ordered_json::parse(steps.json());
-  return nlohmann::ordered_json{{"before", to_json(before)},
-                                {"after", to_json(after)},
-                                {"shortfall", shortfall},
-                                {"stages", parsed["stages"]},
-                                {"layers", parsed["layers"]}}
+  nlohmann::ordered_json estimate;
+  if (drop) estimate = {{"seen", drop->drop}, {"low", drop->low}, {"high", drop->high}, {"samples", drop->samples}};
+  return nlohmann::ordered_json{{"before", to_json(before)}, {"after", to_json(after)},    {"drop", estimate},
+                                {"shortfall", shortfall},    {"stages", parsed["stages"]}, {"layers", parsed["layers"]}}
       .dump(indent);
 }
 

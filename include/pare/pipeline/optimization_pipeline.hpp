@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,10 @@ struct PipelineOptions {
   std::uint64_t seed = 0;       ///< for whatever a pass draws at random
   Log log = {};                 ///< where messages go; silent by default
   Progress progress = {};       ///< where progress is shown; nowhere by default
+  /// A folder: the state after each stage is written there, and a run of the same passes on the same model goes on from
+  /// it, with the same result bit for bit. Passes are told apart by name only; their options are the caller's to keep.
+  std::string checkpoint = {};
+  std::function<bool()> cancelled = {};  ///< asked before each stage; may look at a flag that another thread sets
 };
 
 /// What a pipeline made of a model.
@@ -60,7 +66,8 @@ class OptimizationPipeline {
 
   /// @throws Error `pare.pipeline.101` for a budget with `max_drop` and no metric or a limit that is not positive,
   ///         `.102` without an example and without calibration, `.103` when the metric is not a finite number (with the
-  ///         stage), and whatever a pass throws
+  ///         stage), `.105` cancelled, `.107` the checkpoint of another model or pipeline, `.108` one that cannot be
+  ///         written, and whatever a pass throws
   [[nodiscard]] PipelineResult run(const Model& model, const PipelineOptions& options) const;
 
  private:

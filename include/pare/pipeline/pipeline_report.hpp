@@ -7,6 +7,7 @@
 
 #include "pare/analysis/latency.hpp"
 #include "pare/pass/report.hpp"
+#include "pare/pipeline/drop_estimate.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -19,15 +20,16 @@ struct Measurement {
 
 /// What a pipeline did: the model before and after, its stages, a row for every layer.
 struct PipelineReport {
-  Measurement before;     ///< the captured model as LibTorch runs it
-  Measurement after;      ///< the compiled model
-  Report steps;           ///< stages, kept or rolled back, and layers
-  std::string shortfall;  ///< the limits that were not reached and by how much; empty within the budget
+  Measurement before;                     ///< the captured model as LibTorch runs it
+  Measurement after;                      ///< the compiled model
+  std::optional<DropEstimate> drop = {};  ///< of the metric, with its interval, where samples were judged one by one
+  Report steps;                           ///< stages, kept or rolled back, and layers
+  std::string shortfall;                  ///< the limits that were not reached and by how much; empty within the budget
 
   [[nodiscard]] bool within_budget() const noexcept { return shortfall.empty(); }
   /// Tables: before and after, stages, layers. Lines end in `\n`.
   [[nodiscard]] std::string text() const;
-  /// `{"before":{"metric","weight_bytes","latency_ms","latency_p99_ms"},"after":{…},"shortfall","stages":[…],
+  /// `{"before":{"metric","weight_bytes","latency_ms","latency_p99_ms"},"after":{…},"drop":{"seen","low","high","samples"},"shortfall","stages":[…],
   /// "layers":[…]}`, the last two as `Report::json`.
   [[nodiscard]] std::string json(int indent = 2) const;
 };

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "pare/core/batches.hpp"
+#include "pare/graph/model.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// What the results of a model's layers look like on calibration data: which will be hard to quantize, and why.
+///
+/// Layers are fused regions: what is described is the value behind bias, norm, residual and activation. Two sweeps over
+/// the batches; memory does not grow with their number.
+class ActivationStats {
+ public:
+  /// One layer's result.
+  struct Layer {
+    std::string name;
+    double low = 0, high = 0;
+    double mean = 0, deviation = 0;
+    double kurtosis = 0;        ///< excess: 0 for a normal distribution, large where few values are far out
+    double outliers = 0;        ///< share of values more than six deviations from the mean
+    std::int64_t channels = 0;  ///< along the second of four axes or more, else along the last
+    std::int64_t dead = 0;      ///< channels that are zero throughout
+    double channel_spread = 1;  ///< largest range of a channel by the median one, of channels that are not dead
+  };
+
+  /// @throws Error `pare.analysis.106` without batches, `.110` for a value that is NaN or infinite, with the layer
+  ActivationStats(const Model& model, const Batches& batches);
+  [[nodiscard]] const std::vector<Layer>& layers() const noexcept { return layers_; }
+  /// A line for each layer, in order.
+  [[nodiscard]] std::string text() const;
+
+ private:
+  std::vector<Layer> layers_;
+};
+
+std::ostream& operator<<(std::ostream& stream, const ActivationStats& stats);
+
+PARE_NAMESPACE_END

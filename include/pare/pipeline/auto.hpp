@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pare/analysis/sensitivity.hpp"
+#include "pare/core/batches.hpp"
+#include "pare/core/log.hpp"
+#include "pare/core/progress.hpp"
+#include "pare/execute/compile.hpp"
+#include "pare/pipeline/budget.hpp"
+#include "pare/pipeline/drop_estimate.hpp"
+#include "pare/pipeline/pipeline_report.hpp"
+#include "pare/pipeline/sample_scores.hpp"
+#include "pare/plan/plan.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// What `optimize` is run with.
+struct AutoOptions {
+  Batches calibration = {};     ///< inputs that stand for real ones
+  SampleScores scores = {};     ///< judges every candidate; on data that is not in `calibration`
+  Batches refit = {};           ///< what the chosen candidate is calibrated on in the end; empty: `calibration`
+  Budget budget = {};           ///< what may be lost and what must be won
+  CompileOptions compile = {};  ///< how candidates are run
+  Batch example = {};           ///< what latency is measured on; empty: the first sample of the calibration batches
+  double seconds = 0.5;         ///< spent on measuring the latency of each candidate
+  std::size_t explore = 1;      ///< plans of 4 and 8 bits measured beyond what the budget needs, for the Pareto front
+  std::uint64_t seed = 0;       ///< for whatever is drawn at random
+  Log log = {};
+  Progress progress = {};
+  std::function<bool()> cancelled = {};  ///< asked between candidates, from the calling thread
+};
+
+/// A model that was built, compiled and measured on the way.
+struct Candidate {
+  std::string name;  ///< `float32`, `int8`, `int4/int8 at 6.00 bits`, `pruned by 20 %, int8`
+  Measurement measured = {};
+  DropEstimate drop = {};    ///< against the captured model
+  std::uint64_t stored = 0;  ///< bytes of the weights at their own widths
+  Plan plan = {};            ///< bits of each weighted layer
+  bool kept = false;         ///< the one that was chosen
+  std::string reason = {};   ///< why it was chosen or not
+  bool on_front = false;     ///< no other candidate is at least as good, as small and as fast, and better in one
+};
+
+/// What `optimize` made of a model.
+struct AutoResult {
+  Model model;
+  CompiledModel compiled;
+  PipelineReport report;                        ///< its stages are the candidates
+  std::vector<Candidate> candidates;            ///< all that were measured, float first
+  Plan plan;                                    ///< of the chosen one
+  std::optional<Sensitivity> sensitivity = {};  ///< where a plan was made
+  double evaluations = 0;  ///< what sensitivity and planning took, in runs over the calibration data
+};
+
+/// Finds what the budget asks for by itself: climbs a ladder only as far as it has to, and proves each step by
+/// compiling and measuring it.
+///
+///     auto found = pare::optimize(model, {.calibration = batches, .scores = pare::top1_scores(images, labels),
+///                                         .budget = {.max_drop = 0.5_pct}});
+///
+/// 1. int8: batch norms folded, transformers smoothed, ranges and rounding from calibration (`Quantizer`).
+/// 2. Where that loses too much: the layers with most noise at their outputs stay float, a quarter, then half of them;
+///    then bf16; float32 is left in the end.
+/// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`).
+/// 4. Where that is not small enough, or int8 not fast enough (`latency_ms`): channels are pruned, then int8.
+///
+/// A candidate keeps the budget when its drop, as seen, is at most `Budget::max_drop`; the report states the interval
+/// around it. A budget that is not reached is no error: the best reached is returned, and `PipelineReport::shortfall`
+/// names the limit that binds. The chosen recipe is calibrated anew on `refit` where that is given.
+///
+/// @throws Error `pare.pipeline.101` options out of range, or `max_drop` without scores; `.102` without calibration;
+///         `.103` scores that are not numbers, with the candidate; `.105` cancelled; and whatever a pass throws
+[[nodiscard]] AutoResult optimize(const Model& model, const AutoOptions& options);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pare/analysis/sensitivity.hpp"
+#include "pare/plan/planner.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// A model whose weights all have so many bits.
+struct Precision {
+  Bits weights = {8};
+  Model model;
+};
+
+/// What a search for mixed precision is run with.
+struct MixedPrecisionOptions {
+  Batches batches = {};
+  OutputLoss loss = {};  ///< empty: `divergence_from` the answers of the model of most bits
+  PlanLimits limits = {};
+  SensitivityMethod method = SensitivityMethod::Exact;  ///< of the first sweep
+  int refinements = 1;                                  ///< exact sweeps around the plan at hand; at least 0
+  std::size_t front = 3;  ///< sizes between the uniform ones that are planned and verified for the Pareto front
+  std::uint64_t seed = 0;
+  Progress progress = {};
+  std::function<bool()> cancelled = {};
+};
+
+/// A plan, evaluated.
+struct PlanPoint {
+  std::string name;  ///< `uniform int4`, `planned`, `refined 1`, `front 2`
+  Plan plan;
+  double predicted = 0;     ///< loss, by the additive model
+  double loss = 0;          ///< measured with all layers together
+  std::uint64_t bytes = 0;  ///< stored (`WeightStorage`)
+};
+
+/// What a search found.
+struct MixedPrecisionResult {
+  Plan plan;                      ///< the best that keeps the limits; where none does, the smallest there is
+  std::string shortfall;          ///< the limit that cannot be kept; empty otherwise
+  std::vector<PlanPoint> points;  ///< all that was evaluated: uniform baselines first
+  std::optional<Sensitivity> sensitivity;
+  double evaluations = 0;  ///< what the search took, in runs of the model over the batches (wall time)
+  [[nodiscard]] const PlanPoint& chosen() const { return points.at(chosen_point); }
+  std::size_t chosen_point = 0;
+};
+
+/// Chooses each layer's bits among models that were quantized as a whole, each to its own number of bits.
+///
+///     auto found = mixed_precision({{8_bits, int8}, {4_bits, int4}}, {.batches = calibration, .limits = {.average_bits
+///     = 6}}); auto model = pare::apply(pare::Quantizer{.layer_weights = found.plan.layer_weights()}, ...);
+///
+/// The damage of each layer alone (`Sensitivity`) goes into an exact knapsack (`Planner`). What it chooses is evaluated
+/// with all layers together, and the damages are measured anew around it, where layers no longer act alone; the next
+/// plan takes its place only if it is better. Uniform precisions that keep the limits are in the race.
+///
+/// @throws Error `pare.plan.105` with fewer than two models, `.103` for limits that are no numbers, and as
+/// `Sensitivity`
+[[nodiscard]] MixedPrecisionResult mixed_precision(std::vector<Precision> models, const MixedPrecisionOptions& options);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "pare/core/literals.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// What is to become of each layer: a table that prints, can be edited, and is read back.
+///
+///     layer                 bits  weights  damage     reason
+///     features.0            8     864      0          int4 would cost 0.18
+///     features.1.conv.0     4     288      0.0021
+///
+/// Bits of 32 leave a layer float. Hand it to the quantizer:
+///
+///     pare::Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}
+class Plan {
+ public:
+  /// One layer.
+  struct Layer {
+    std::string name;
+    Bits weights = {8};
+    std::int64_t entries = 0;  ///< weights in it
+    double damage = 0;         ///< predicted
+    std::string reason = {};   ///< why, in a line
+    friend bool operator==(const Layer&, const Layer&) = default;
+  };
+
+  std::vector<Layer> layers;
+
+  /// Reads what `text()` printed, edited or not: columns `layer` and `bits` are needed, `#` starts a comment.
+  /// @throws Error `pare.plan.101` with the line for what is no plan
+  [[nodiscard]] static Plan parse(std::string_view text);
+  [[nodiscard]] std::string text() const;
+
+  /// Bits of a weight in the mean over all layers of the plan; 0 for an empty one.
+  [[nodiscard]] double average_bits() const;
+  /// The sum of the layers' predicted damage.
+  [[nodiscard]] double damage() const;
+  /// For `Quantizer::layer_weights`: the layers below 32 bits.
+  [[nodiscard]] std::vector<std::pair<std::string, Bits>> layer_weights() const;
+  /// For `Quantizer::keep_float`: the layers of 32 bits.
+  [[nodiscard]] std::vector<std::string> float_layers() const;
+
+  friend bool operator==(const Plan&, const Plan&) = default;
+};
+
+std::ostream& operator<<(std::ostream& stream, const Plan& plan);
+
+PARE_NAMESPACE_END
+
+template <>
+struct fmt::formatter<pare::Plan> : fmt::formatter<std::string_view> {
+  template <class FormatContext>
+  auto format(const pare::Plan& plan, FormatContext& context) const {
+    return fmt::formatter<std::string_view>::format(plan.text(), context);
+  }
+};

@@ -1,0 +1,150 @@
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <chrono>
+#include <cmath>
+#include <unordered_map>
+
+#include "pare/analysis/sensitivity.hpp"
+#include "pare/core/error.hpp"
+#include "pare/graph/interpreter.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// One change of one layer, and how much of it is in.
+struct Probe {
+  std::size_t layer, variant;
+  const Replacements* values;
+  at::Tensor share;  // one for each sample: 0, with a gradient
+};
+
+// `share` laid along the rows of a result: samples may have several rows each.
+at::Tensor along_rows(const at::Tensor& share, const at::Tensor& result) {
+  auto rows = share;
+  if (result.size(0) != share.size(0) && result.size(0) % share.size(0) == 0)
+    rows = share.repeat_interleave(result.size(0) / share.size(0));
+  std::vector<std::int64_t> sizes(static_cast<std::size_t>(result.dim()), 1);
+  sizes[0] = rows.size(0);
+  return rows.reshape(sizes);
+}
+
+/// Runs a model with every change mixed into its layer's result at share 0.
+class ProbedRun {
+ public:
+  ProbedRun(const Model& model, const Replacements& around, std::unordered_map<std::size_t, std::vector<Probe*>> probes)
+      : model_(model), around_(around), probes_(std::move(probes)) {}
+
+  std::vector<at::Tensor> run(const Batch& batch) {
+    const auto& graph = model_.graph();
+    const auto dims = Interpreter::bind_dims(graph, batch);
+    std::vector<at::Tensor> values(graph.value_count());
+    for (std::size_t i = 0; i < batch.size(); ++i) values[index(graph.inputs()[i])] = batch[i];
+    const auto find = [&](ValueId value) -> at::Tensor {
+      if (const auto other = around_.find(index(value)); other != around_.end()) return other->second;
+      const auto& held = values[index(value)];
+      return held.defined() || graph.value(value).kind != ValueKind::Weight ? held : model_.weight(value).detach();
+    };
+    for (const auto id : graph.nodes()) {
+      const auto& node = graph.node(id);
+      if (node.condition == Condition::Training) continue;
+      auto results = Interpreter::call(node, dims, false, find);
+      if (const auto found = probes_.find(index(id)); found != probes_.end())
+        for (auto* probe : found->second) results[0] = results[0] + mixed_in(*probe, node, dims, results[0], find);
+      for (std::size_t i = 0; i < node.outputs.size(); ++i) values[index(node.outputs[i])] = std::move(results[i]);
+    }
+    std::vector<at::Tensor> outputs;
+    for (const auto output : graph.outputs()) outputs.push_back(output == kNoValue ? at::Tensor() : find(output));
+    return outputs;
+  }
+
+ private:
+  static at::Tensor mixed_in(const Probe& probe, const Node& node, const std::vector<std::int64_t>& dims,
+                             const at::Tensor& result, const std::function<at::Tensor(ValueId)>& find) {
+    at::Tensor difference;
+    {
+      const at::NoGradGuard no_grad;
+      const auto changed = Interpreter::call(node, dims, false, [&](ValueId value) {
+        const auto other = probe.values->find(index(value));
+        return other == probe.values->end() ? find(value).detach() : other->second;
+      });
+      difference = changed[0] - result.detach();
+    }
+    return along_rows(probe.share, difference) * difference;
+  }
+
+  const Model& model_;
+  const Replacements& around_;
+  std::unordered_map<std::size_t, std::vector<Probe*>> probes_;
+};
+
+// The log-likelihood of classes drawn from the model's own predictions, summed over samples.
+at::Tensor drawn_likelihood(const std::vector<at::Tensor>& outputs, const at::Generator& generator) {
+  at::Tensor sum;
+  for (const auto& output : outputs) {
+    if (!output.defined() || !output.is_floating_point() || output.dim() == 0) continue;
+    const std::int64_t axis = output.dim() >= 4 ? 1 : output.dim() - 1;
+    const auto classes = at::log_softmax(output.transpose(axis, -1).flatten(0, -2), -1);
+    const auto drawn = at::multinomial(classes.detach().exp(), 1, true, generator);
+    const auto part = classes.gather(-1, drawn).sum();
+    sum = sum.defined() ? sum + part : part;
+  }
+  if (!sum.defined()) fail("pare.analysis.106", "", "the model has no floating output to measure sensitivity at");
+  return sum;
+}
+
+}  // namespace
+
+void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, const Changes& changes,
+                         const SensitivityOptions& options) {
+  std::vector<Probe> probes;
+  std::unordered_map<std::size_t, std::vector<Probe*>> by_node;
+  for (std::size_t v = 0; v < changes.size(); ++v)
+    for (std::size_t i = 0; i < changes[v].size(); ++i) probes.push_back({i, v, &changes[v][i], {}});
+  for (auto& probe : probes)
+    for (const auto reader : exchange.layers()[probe.layer].readers) by_node[index(reader)].push_back(&probe);
+  ProbedRun run(reference, options.around, std::move(by_node));
+  auto generator = at::detail::createCPUGenerator(options.seed);
+  double once = 0, samples = 0;
+  std::vector<double> sums(probes.size(), 0.0);
+  auto task = options.progress.start("Fisher sensitivity");
+  const auto start = Clock::now();
+  for (const auto& batch : options.batches) {
+    if (options.cancelled && options.cancelled()) fail("pare.analysis.108", "", "the sweep was cancelled");
+    const auto plain = Clock::now();
+    (void)reference.run(batch);
+    once += seconds_since(plain);
+    const at::AutoGradMode grad(true);
+    const auto count = batch.at(0).size(0);
+    samples += static_cast<double>(count);
+    std::vector<at::Tensor> shares;
+    for (auto& probe : probes) {
+      probe.share = at::zeros({count}).requires_grad_(true);
+      shares.push_back(probe.share);
+    }
+    const auto outputs = run.run(batch);
+    for (int draw = 0; draw < options.draws; ++draw) {
+      const auto gradients = torch::autograd::grad({drawn_likelihood(outputs, generator)}, shares, {},
+                                                   draw + 1 < options.draws, false, true);
+      for (std::size_t i = 0; i < probes.size(); ++i)
+        if (gradients[i].defined()) sums[i] += gradients[i].to(at::kDouble).square().sum().item<double>();
+    }
+    task.advance();
+  }
+  for (std::size_t i = 0; i < probes.size(); ++i) {
+    auto& layer = layers_[probes[i].layer];
+    layer.damage[probes[i].variant] = 0.5 * sums[i] / (samples * options.draws);
+    if (!std::isfinite(layer.damage[probes[i].variant]))
+      fail("pare.analysis.107", layer.name, "the gradient is not finite with this layer from the variant {}",
+           variants_[probes[i].variant]);
+  }
+  evaluations_ = seconds_since(start) / std::max(once, 1e-9);
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,135 @@
+#include "pare/analysis/sensitivity.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <ostream>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+bool holds_already(const Replacements& change, const Replacements& around) {
+  return std::ranges::all_of(change, [&](const auto& entry) {
+    const auto found = around.find(entry.first);
+    return found != around.end() && at::equal(found->second, entry.second);
+  });
+}
+
+std::vector<double> ranks(const std::vector<double>& values) {
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, {}, [&](std::size_t i) { return values[i]; });
+  std::vector<double> result(values.size());
+  for (std::size_t i = 0; i < order.size();) {
+    auto end = i;
+    while (end < order.size() && values[order[end]] == values[order[i]]) ++end;
+    for (auto k = i; k < end; ++k) result[order[k]] = 0.5 * static_cast<double>(i + end - 1);
+    i = end;
+  }
+  return result;
+}
+
+}  // namespace
+
+Sensitivity::Sensitivity(const Model& reference, const std::vector<Variant>& variants,
+                         const SensitivityOptions& options) {
+  if (options.batches.empty()) fail("pare.analysis.106", "", "sensitivity is measured on batches, and there are none");
+  if (variants.empty()) fail("pare.analysis.106", "", "sensitivity to what? There are no variants");
+  if (options.draws < 1) fail("pare.analysis.106", "", "{} draws", options.draws);
+  for (const auto& variant : variants) variants_.push_back(variant.name);
+  const at::NoGradGuard no_grad;
+  const LayerExchange exchange(reference);
+  Changes changes;
+  for (const auto& variant : variants) changes.push_back(exchange.taken_from(variant));
+  for (const auto& layer : exchange.layers())
+    layers_.push_back({layer.name, layer.weight, layer.entries, std::vector<double>(variants.size())});
+  if (options.method == SensitivityMethod::Exact)
+    exact(reference, changes, options);
+  else
+    fisher(reference, exchange, changes, options);
+}
+
+void Sensitivity::exact(const Model& reference, const Changes& changes, const SensitivityOptions& options) {
+  PrefixReplay replay(reference, options.batches, options.around);
+  auto start = Clock::now();
+  auto expected = replay.outputs();
+  const auto once = seconds_since(start);
+  const auto loss = options.loss ? options.loss : divergence_from(expected);
+  const auto base = loss(expected);
+  std::vector<std::pair<std::size_t, std::size_t>> order;  // position of the first reader, layer
+  std::map<NodeId, std::size_t> position;
+  for (const auto id : reference.graph().nodes()) position.emplace(id, position.size());
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    if (const auto first = replay.first_reader(changes.front()[i]); first != kNoNode)
+      order.emplace_back(position.at(first), i);
+  std::ranges::sort(order);
+  auto task = options.progress.start("sensitivity", order.size());
+  start = Clock::now();
+  for (const auto& [at, i] : order) {
+    if (options.cancelled && options.cancelled()) fail("pare.analysis.108", "", "the sweep was cancelled");
+    replay.advance(reference.graph().nodes()[at]);
+    for (std::size_t v = 0; v < variants_.size(); ++v) {
+      if (holds_already(changes[v][i], options.around)) continue;
+      const auto damage = loss(replay.outputs(changes[v][i])) - base;
+      if (!std::isfinite(damage))
+        fail("pare.analysis.107", layers_[i].name, "the loss is {} with this layer from the variant {}", damage,
+             variants_[v]);
+      layers_[i].damage[v] = damage;
+    }
+    task.advance();
+  }
+  evaluations_ = 1 + seconds_since(start) / std::max(once, 1e-9);
+}
+
+const Sensitivity::Layer& Sensitivity::layer(std::string_view name) const {
+  const auto found = std::ranges::find(layers_, name, &Layer::name);
+  if (found == layers_.end()) fail("pare.analysis.109", name, "sensitivity was measured for no layer of this name");
+  return *found;
+}
+
+std::string Sensitivity::text() const {
+  auto text = fmt::format("{:<40} {:>10}", "layer", "weights");
+  for (const auto& variant : variants_) text += fmt::format(" {:>12}", variant);
+  text += '\n';
+  std::vector<const Layer*> order;
+  for (const auto& layer : layers_) order.push_back(&layer);
+  const auto density = [](const Layer* layer) {
+    return *std::ranges::max_element(layer->damage) / static_cast<double>(std::max<std::int64_t>(layer->weights, 1));
+  };
+  std::ranges::stable_sort(order, std::greater<>{}, density);
+  for (const auto* layer : order) {
+    text += fmt::format("{:<40} {:>10}", layer->name, layer->weights);
+    for (const auto damage : layer->damage) text += fmt::format(" {:>12.4g}", damage);
+    text += '\n';
+  }
+  return text;
+}
+
+double rank_correlation(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size() || a.size() < 2)
+    fail("pare.analysis.105", "", "no rank correlation of {} numbers with {}", a.size(), b.size());
+  const auto x = ranks(a), y = ranks(b);
+  const auto mean = 0.5 * static_cast<double>(a.size() - 1);
+  double xy = 0, xx = 0, yy = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    xy += (x[i] - mean) * (y[i] - mean);
+    xx += (x[i] - mean) * (x[i] - mean);
+    yy += (y[i] - mean) * (y[i] - mean);
+  }
+  return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0.0;
+}
+
+std::ostream& operator<<(std::ostream& stream, const Sensitivity& sensitivity) { return stream << sensitivity.text(); }
+
+PARE_NAMESPACE_END

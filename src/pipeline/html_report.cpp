@@ -1,0 +1,172 @@
+#include "pare/pipeline/html_report.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "pare/analysis/layer_exchange.hpp"
+#include "pare/core/error.hpp"
+#include "pipeline/svg.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kStyle = R"(
+:root{color-scheme:light dark;--ink:#1d2733;--soft:#5b6877;--line:#d5dce3;--paper:#fff;--accent:#0b6e99;--good:#2a7d3f;--mark:#c2571a}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e9ee;--soft:#9aa7b4;--line:#36404b;--paper:#151a20;--accent:#5bb8e0;--good:#6cc783;--mark:#f09a5c}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:60rem;padding:1rem}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}p.note,td.soft{color:var(--soft)}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+td:first-child,th:first-child,td.text,th.text{text-align:left}td.text{white-space:normal;min-width:14rem}tr.kept td{font-weight:600}
+.short{color:var(--mark)}.good{color:var(--good)}svg{width:100%;max-width:40rem;height:auto}svg.spark{width:6rem;height:1.2rem}
+svg text{font:11px system-ui,sans-serif;fill:var(--ink)}svg .tick{fill:var(--soft)}svg .title{font-size:12px}.grid{stroke:var(--line)}
+.bar,.point{fill:var(--accent)}.strong{fill:var(--mark)}.faint{fill:none;stroke:var(--soft)}
+)";
+
+std::string cell(std::string_view text, std::string_view kind = "") {
+  return kind.empty() ? fmt::format("<td>{}</td>", escaped(text))
+                      : fmt::format("<td class=\"{}\">{}</td>", kind, escaped(text));
+}
+
+std::string header(std::initializer_list<std::string_view> names) {
+  std::string row = "<tr>";
+  for (const auto name : names)
+    row += fmt::format("<th{}>{}</th>", name == "reason" ? " class=\"text\"" : "", escaped(name));
+  return row + "</tr>\n";
+}
+
+std::string metric_text(const std::optional<double>& metric) { return metric ? fmt::format("{:.4f}", *metric) : "–"; }
+
+std::string factor(double before, double after) { return after > 0 ? fmt::format("×{:.2f}", before / after) : "–"; }
+
+std::string before_and_after(const PipelineReport& report) {
+  std::string html = "<div class=\"wide\"><table>\n" + header({"", "before", "after", ""});
+  const auto row = [&](std::string_view name, const std::string& before, const std::string& after,
+                       const std::string& by) {
+    html += "<tr>" + cell(name) + cell(before) + cell(after) + cell(by) + "</tr>\n";
+  };
+  if (report.before.metric)
+    row("metric", metric_text(report.before.metric), metric_text(report.after.metric),
+        report.after.metric ? fmt::format("{:+.4f}", *report.after.metric - *report.before.metric) : "");
+  row("bytes of weights", fmt::format("{}", report.before.weight_bytes), fmt::format("{}", report.after.weight_bytes),
+      factor(static_cast<double>(report.before.weight_bytes), static_cast<double>(report.after.weight_bytes)));
+  row("median ms", fmt::format("{:.4f}", report.before.latency.median_ms),
+      fmt::format("{:.4f}", report.after.latency.median_ms),
+      factor(report.before.latency.median_ms, report.after.latency.median_ms));
+  row("P99 ms", fmt::format("{:.4f}", report.before.latency.p99_ms), fmt::format("{:.4f}", report.after.latency.p99_ms),
+      factor(report.before.latency.p99_ms, report.after.latency.p99_ms));
+  html += "</table></div>\n";
+  if (report.drop) html += "<p class=\"note\">Drop of the metric: " + escaped(report.drop->text()) + "</p>\n";
+  html += report.within_budget() ? "<p class=\"good\">Within the budget.</p>\n"
+                                 : "<p class=\"short\">Short of the budget: " + escaped(report.shortfall) + "</p>\n";
+  return html;
+}
+
+std::string savings(const PipelineReport& report, const HtmlReportOptions& options) {
+  if (!(options.watts > 0)) return {};
+  const auto kwh = [&](const Measurement& one) {
+    constexpr double kInferences = 1e6, kMsPerHour = 3.6e6;
+    return one.latency.median_ms * kInferences / kMsPerHour * options.watts / 1000;
+  };
+  const auto before = kwh(report.before), after = kwh(report.after);
+  std::string html =
+      "<h2>A million inferences</h2><div class=\"wide\"><table>\n" + header({"", "before", "after", "saved"});
+  const auto row = [&](const std::string& name, double rate) {
+    html += "<tr>" + cell(name) + cell(fmt::format("{:.4g}", before * rate)) +
+            cell(fmt::format("{:.4g}", after * rate)) + cell(fmt::format("{:.4g}", (before - after) * rate)) +
+            "</tr>\n";
+  };
+  row("energy, kWh", 1);
+  if (options.grams_per_kwh > 0) row("CO2, g", options.grams_per_kwh);
+  if (options.price_per_kwh > 0) row("cost, " + options.currency, options.price_per_kwh);
+  return html +
+         fmt::format("</table></div><p class=\"note\">At {:.4g} W, one call after the other.</p>\n", options.watts);
+}
+
+std::string candidates(const AutoResult& result) {
+  std::vector<PlotPoint> points;
+  std::string html = "<h2>Candidates</h2>\n", table = "<div class=\"wide\"><table>\n";
+  table += header({"candidate", "metric", "drop", "95 %", "bytes", "stored", "ms", "reason"});
+  for (const auto& one : result.candidates) {
+    table += fmt::format("<tr{}>", one.kept ? " class=\"kept\"" : "") + cell(one.name) +
+             cell(metric_text(one.measured.metric)) + cell(fmt::format("{:.4f}", one.drop.drop)) +
+             cell(fmt::format("{:.4f} to {:.4f}", one.drop.low, one.drop.high)) +
+             cell(fmt::format("{}", one.measured.weight_bytes)) + cell(fmt::format("{}", one.stored)) +
+             cell(fmt::format("{:.4f}", one.measured.latency.median_ms)) + cell(one.reason, "text") + "</tr>\n";
+    if (one.measured.metric)
+      points.push_back(
+          {static_cast<double>(one.stored) / 1024, *one.measured.metric, one.name, one.kept, !one.on_front});
+  }
+  return html + scatter(points, "KiB of weights, each at its own width", "metric") + table + "</table></div>\n";
+}
+
+std::string sensitivity(const AutoResult& result) {
+  if (!result.sensitivity || result.sensitivity->variants().empty()) return {};
+  std::vector<Bar> all;
+  for (const auto& layer : result.sensitivity->layers())
+    all.push_back({layer.name, layer.damage.back(), fmt::format("{:.3g}", layer.damage.back())});
+  return "<h2>What each layer bears</h2>\n<p class=\"note\">Divergence of the outputs, in nats, with this layer alone "
+         "as " +
+         escaped(result.sensitivity->variants().back()) + ".</p>\n" + bars(all);
+}
+
+std::string layers(const AutoResult& result) {
+  std::string html = "<h2>Layers</h2><div class=\"wide\"><table>\n" +
+                     header({"layer", "bits", "weights", "histogram", "decision", "reason"});
+  const at::NoGradGuard no_grad;
+  const LayerExchange exchange(result.model);
+  for (const auto& layer : exchange.layers()) {
+    const auto planned = std::ranges::find(result.plan.layers, layer.name, &Plan::Layer::name);
+    const auto counts = at::histc(result.model.weight(layer.weight).detach().to(at::kFloat), 32).to(at::kDouble);
+    const auto rows = result.report.steps.rows(layer.name);
+    std::string reason;
+    for (const auto& row : rows) reason += (reason.empty() ? "" : "; ") + row.reason;
+    html += "<tr>" + cell(layer.name) +
+            cell(planned == result.plan.layers.end() ? "" : fmt::format("{}", planned->weights.count)) +
+            cell(fmt::format("{}", layer.entries)) + "<td>" +
+            sparkline({counts.const_data_ptr<double>(), counts.const_data_ptr<double>() + counts.numel()}) + "</td>" +
+            cell(rows.empty() ? "" : to_string(rows.back().decision)) + cell(reason, "text") + "</tr>\n";
+  }
+  return html + "</table></div>\n";
+}
+
+std::string timeline(const PipelineReport& report) {
+  std::vector<Bar> all;
+  for (const auto& stage : report.steps.stages())
+    all.push_back({stage.pass, stage.seconds, fmt::format("{:.1f} s", stage.seconds)});
+  return all.empty() ? "" : "<h2>Time</h2>\n" + bars(all);
+}
+
+}  // namespace
+
+std::string html_report(const AutoResult& result, const HtmlReportOptions& options) {
+  const auto title = escaped(options.title);
+  return "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+         "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>" +
+         title + "</title><style>" + std::string(kStyle) + "</style></head><body>\n<h1>" + title + "</h1>\n" +
+         before_and_after(result.report) + savings(result.report, options) + candidates(result) + sensitivity(result) +
+         layers(result) + timeline(result.report) + "</body></html>\n";
+}
+
+void write_html_report(const std::string& path, const AutoResult& result, const HtmlReportOptions& options) {
+  const auto page = html_report(result, options);
+  const auto draft = path + ".part";
+  {
+    std::ofstream file(draft, std::ios::binary);
+    file << page;
+    if (!file.flush()) {
+      file.close();
+      std::remove(draft.c_str());
+      fail("pare.pipeline.106", path, "the report cannot be written: no such folder, no permission or a full disk");
+    }
+  }
+  std::error_code error;
+  std::filesystem::rename(draft, path, error);
+  if (error) fail("pare.pipeline.106", path, "the report cannot be written: {}", error.message());
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,49 @@
+#include "pipeline/measuring.hpp"
+
+#include <ATen/ATen.h>
+
+#include <set>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+Predictor predictor(const Model& model) {
+  return [&model](const std::vector<at::Tensor>& inputs) { return model.run(inputs); };
+}
+
+Predictor predictor(const CompiledModel& model) {
+  return [&model](const std::vector<at::Tensor>& inputs) { return model.run(inputs); };
+}
+
+std::uint64_t bytes_of(const Model& model) {
+  std::uint64_t bytes = 0;
+  std::set<const void*> counted;
+  for (const auto& [path, weight] : model.weights())
+    if (weight.tensor.defined() && counted.insert(weight.tensor.data_ptr()).second) bytes += weight.tensor.nbytes();
+  return bytes;
+}
+
+Batch example_of(const Batch& example, const Batches& calibration) {
+  if (!example.empty()) return example;
+  if (calibration.empty())
+    fail("pare.pipeline.102", "", "nothing to measure latency on: give an example or calibration batches");
+  auto batch = *calibration.begin();
+  for (auto& input : batch)
+    if (input.defined() && input.dim() > 0) input = input.narrow(0, 0, 1).contiguous();
+  return batch;
+}
+
+void validate_budget(const Budget& budget, bool judged, double seconds) {
+  if (budget.max_drop && !judged)
+    fail("pare.pipeline.101", "", "the budget limits the drop of a metric, but no metric is given");
+  if (budget.max_drop && !(budget.max_drop->fraction >= 0))
+    fail("pare.pipeline.101", "", "a drop of at most {} is not possible", budget.max_drop->fraction);
+  if (budget.bytes && budget.bytes->count == 0) fail("pare.pipeline.101", "", "a budget of 0 bytes");
+  if (budget.stored && budget.stored->count == 0) fail("pare.pipeline.101", "", "a budget of 0 bytes to store");
+  if (budget.latency_ms && !(*budget.latency_ms > 0))
+    fail("pare.pipeline.101", "", "a latency of at most {} ms is not possible", *budget.latency_ms);
+  if (!(seconds > 0)) fail("pare.pipeline.101", "", "{} seconds to measure latency in", seconds);
+}
+
+PARE_NAMESPACE_END

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include "pare/core/batches.hpp"
+#include "pare/execute/compile.hpp"
+#include "pare/graph/model.hpp"
+#include "pare/pipeline/budget.hpp"
+#include "pare/pipeline/metric.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+// What pipelines measure with. Models must outlive their predictors.
+
+Predictor predictor(const Model& model);
+Predictor predictor(const CompiledModel& model);
+
+/// Bytes of the weight table; tensors that are shared count once.
+std::uint64_t bytes_of(const Model& model);
+
+/// One sample of the calibration data unless `example` is given: what a single request looks like.
+/// @throws Error `pare.pipeline.102` when there is neither
+Batch example_of(const Batch& example, const Batches& calibration);
+
+/// @param judged whether there is something to judge by
+/// @throws Error `pare.pipeline.101` for limits that are not positive, or a drop that nothing judges
+void validate_budget(const Budget& budget, bool judged, double seconds);
+
+PARE_NAMESPACE_END

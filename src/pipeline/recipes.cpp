@@ -1,0 +1,65 @@
+#include "pipeline/recipes.hpp"
+
+#include "pare/analysis/layer_exchange.hpp"
+#include "pare/analysis/weight_storage.hpp"
+#include "pare/fuse/fold_batch_norm.hpp"
+#include "pare/prune/pruner.hpp"
+#include "pare/quantize/quantizer.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+LadderRecipe Ladder::float32() const {
+  return {"float32", [model = model_](const ContextOptions& context) { return apply(FoldBatchNorm{}, model, context); },
+          compile_};
+}
+
+LadderRecipe Ladder::bf16() const {
+  auto recipe = float32();
+  recipe.name = "bf16";
+  recipe.compile.dtype = c10::ScalarType::BFloat16;
+  return recipe;
+}
+
+LadderRecipe Ladder::int8() const {
+  return {"int8", [model = model_](const ContextOptions& context) { return apply(Quantizer{}, model, context); },
+          compile_};
+}
+
+LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers) const {
+  return {std::move(name),
+          [model = model_, layers = std::move(layers)](const ContextOptions& context) {
+            return apply(Quantizer{.keep_float = layers}, model, context);
+          },
+          compile_};
+}
+
+LadderRecipe Ladder::planned(const Plan& plan) const {
+  return {fmt::format("int4/int8 at {:.2f} bits", plan.average_bits()),
+          [model = model_, plan](const ContextOptions& context) {
+            return apply(Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}, model,
+                         context);
+          },
+          compile_};
+}
+
+LadderRecipe Ladder::pruned(double macs) const {
+  return {fmt::format("pruned by {:.0f} %, int8", 100 * macs),
+          [model = model_, macs](const ContextOptions& context) {
+            auto pruned = apply(Pruner<>{.macs = Ratio{macs}}, model, context);
+            auto quantized = apply(Quantizer{}, std::move(pruned.model), context);
+            pruned.report.append(quantized.report);
+            return Applied{std::move(quantized.model), std::move(pruned.report)};
+          },
+          compile_};
+}
+
+Plan plan_of(const Model& model) {
+  const WeightStorage stored(model);
+  Plan plan;
+  const LayerExchange exchange(model);
+  for (const auto& layer : exchange.layers())
+    plan.layers.push_back({layer.name, {stored.bits(layer.weight)}, layer.entries, 0.0, {}});
+  return plan;
+}
+
+PARE_NAMESPACE_END

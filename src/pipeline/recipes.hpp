@@ -1,0 +1,43 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "pare/execute/compile_options.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/plan/plan.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// A way to make a model smaller, with its name: run again whenever it has to be calibrated on other data.
+struct LadderRecipe {
+  std::string name;
+  std::function<Applied(const ContextOptions& context)> build;
+  CompileOptions compile;
+};
+
+/// The rungs of the ladder that `optimize` climbs.
+class Ladder {
+ public:
+  Ladder(const Model& model, CompileOptions compile) : model_(model), compile_(std::move(compile)) {}
+
+  [[nodiscard]] LadderRecipe float32() const;
+  [[nodiscard]] LadderRecipe bf16() const;
+  [[nodiscard]] LadderRecipe int8() const;
+  /// These layers stay float.
+  [[nodiscard]] LadderRecipe int8_but(std::string name, std::vector<std::string> layers) const;
+  /// The bits of a plan.
+  [[nodiscard]] LadderRecipe planned(const Plan& plan) const;
+  /// A share of the multiply-accumulates goes first.
+  [[nodiscard]] LadderRecipe pruned(double macs) const;
+
+ private:
+  Model model_;
+  CompileOptions compile_;
+};
+
+/// What the layers of a model have become: bits as they are stored.
+Plan plan_of(const Model& model);
+
+PARE_NAMESPACE_END

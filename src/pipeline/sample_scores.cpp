@@ -1,0 +1,37 @@
+#include "pare/pipeline/sample_scores.hpp"
+
+#include <ATen/ATen.h>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+at::Tensor classes(const Batches& inputs, const Predictor& predict) {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> all;
+  for (const auto& batch : inputs) all.push_back(predict(batch).at(0).flatten(1).argmax(1));
+  if (all.empty()) fail("pare.pipeline.104", "", "there are no samples to judge by");
+  return at::cat(all);
+}
+
+}  // namespace
+
+SampleScores top1_scores(Batches inputs, at::Tensor labels) {
+  return [inputs = std::move(inputs), labels = std::move(labels)](const Predictor& predict) {
+    const auto found = classes(inputs, predict);
+    if (found.numel() != labels.numel())
+      fail("pare.pipeline.104", "", "the batches hold {} samples, the labels {}", found.numel(), labels.numel());
+    return found.eq(labels).to(at::kDouble);
+  };
+}
+
+SampleScores agreement_scores(Batches inputs, const Model& original) {
+  auto answers = classes(inputs, [&](const std::vector<at::Tensor>& batch) { return original.run(batch); });
+  return [inputs = std::move(inputs), answers = std::move(answers)](const Predictor& predict) {
+    return classes(inputs, predict).eq(answers).to(at::kDouble);
+  };
+}
+
+PARE_NAMESPACE_END

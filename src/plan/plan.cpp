@@ -1,0 +1,132 @@
+#include "pare/plan/plan.hpp"
+
+#include <algorithm>
+#include <map>
+#include <ostream>
+#include <sstream>
+
+#include "pare/core/error.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr int kFloatBits = 32;
+
+template <class T>
+T number(const std::string& text, std::size_t line, std::string_view what) {
+  std::istringstream stream(text);
+  T value{};
+  if (!(stream >> value) || !stream.eof()) fail("pare.plan.101", "", "line {}: '{}' is no {}", line, text, what);
+  return value;
+}
+
+// Which columns a table has.
+std::vector<std::string> header(const std::string& line, std::size_t number) {
+  std::istringstream stream(line);
+  std::vector<std::string> columns;
+  for (std::string name; stream >> name;) {
+    static const std::vector<std::string> known{"layer", "bits", "weights", "damage", "reason"};
+    if (std::ranges::find(known, name) == known.end())
+      fail("pare.plan.101", "", "line {}: a plan has no column '{}'", number, name);
+    columns.push_back(name);
+  }
+  for (const auto* needed : {"layer", "bits"})
+    if (std::ranges::find(columns, needed) == columns.end())
+      fail("pare.plan.101", "", "line {}: the header of a plan names the columns 'layer' and 'bits'", number);
+  return columns;
+}
+
+Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& columns, std::size_t at) {
+  std::istringstream stream(line);
+  Plan::Layer layer;
+  for (const auto& column : columns) {
+    std::string cell;
+    if (column == "reason") {
+      std::getline(stream >> std::ws, layer.reason);
+      continue;
+    }
+    if (!(stream >> cell)) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
+    if (column == "layer") layer.name = cell;
+    if (column == "bits") layer.weights = {number<int>(cell, at, "number of bits")};
+    if (column == "weights") layer.entries = number<std::int64_t>(cell, at, "number of weights");
+    if (column == "damage") layer.damage = number<double>(cell, at, "damage");
+  }
+  const auto bits = layer.weights.count;
+  if ((bits < 2 || bits > 8) && bits != kFloatBits)
+    fail("pare.plan.101", layer.name, "line {}: {} bits; 2 to 8 are possible, and {} for float", at, bits, kFloatBits);
+  return layer;
+}
+
+}  // namespace
+
+Plan Plan::parse(std::string_view text) {
+  Plan plan;
+  std::istringstream stream{std::string(text)};
+  std::vector<std::string> columns;
+  std::map<std::string, std::size_t> seen;
+  std::size_t at = 0;
+  for (std::string line; std::getline(stream, line);) {
+    ++at;
+    line.erase(std::min(line.find('#'), line.size()));
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    if (columns.empty()) {
+      columns = header(line, at);
+      continue;
+    }
+    plan.layers.push_back(read_layer(line, columns, at));
+    if (!seen.emplace(plan.layers.back().name, at).second)
+      fail("pare.plan.101", plan.layers.back().name, "line {}: this layer is in line {} already", at,
+           seen[plan.layers.back().name]);
+  }
+  if (columns.empty()) fail("pare.plan.101", "", "a plan starts with a header: layer bits");
+  return plan;
+}
+
+std::string Plan::text() const {
+  std::size_t width = 5;
+  for (const auto& layer : layers) width = std::max(width, layer.name.size());
+  const auto row = [&](const auto& name, const auto& bits, const auto& entries, const auto& damage,
+                       const std::string& reason) {
+    auto line = fmt::format("{:<{}}  {:<4}  {:<9}  {:<11}  {}", name, width, bits, entries, damage, reason);
+    return line.erase(line.find_last_not_of(' ') + 1) + "\n";
+  };
+  auto text = row("layer", "bits", "weights", "damage", "reason");
+  for (const auto& layer : layers)
+    text += row(layer.name, layer.weights.count, layer.entries, fmt::format("{}", layer.damage), layer.reason);
+  return text;
+}
+
+double Plan::average_bits() const {
+  double bits = 0, entries = 0;
+  for (const auto& layer : layers) {
+    bits += static_cast<double>(layer.entries) * layer.weights.count;
+    entries += static_cast<double>(layer.entries);
+  }
+  return entries > 0 ? bits / entries : 0.0;
+}
+
+double Plan::damage() const {
+  double sum = 0;
+  for (const auto& layer : layers) sum += layer.damage;
+  return sum;
+}
+
+std::vector<std::pair<std::string, Bits>> Plan::layer_weights() const {
+  std::vector<std::pair<std::string, Bits>> result;
+  for (const auto& layer : layers)
+    if (layer.weights.count != kFloatBits) result.emplace_back(layer.name, layer.weights);
+  return result;
+}
+
+std::vector<std::string> Plan::float_layers() const {
+  std::vector<std::string> result;
+  for (const auto& layer : layers)
+    if (layer.weights.count == kFloatBits) result.push_back(layer.name);
+  return result;
+}
+
+std::ostream& operator<<(std::ostream& stream, const Plan& plan) { return stream << plan.text(); }
+
+PARE_NAMESPACE_END
