@@ -51,18 +51,18 @@ int main(void) {
 
 /// Compiles net.c of the folder and runs it on samples: the scores, `[batch, outputs]`.
 torch::Tensor host_scores(const ScratchFolder& folder, const torch::Tensor& samples) {
-  const auto strict = "cc -std=c99 -pedantic -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror -O2 -I '" +
-                      folder.path().string() + "' ";
+  const auto strict =
+      fmt::format("cc -std=c99 -pedantic -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror -O2 -I '{}'",
+                  folder.path().string());
+  const auto object = folder.file("net.o"), program = folder.file("net");
   write(folder.file("main.c"), kHost);
   write(folder.file("samples.bin"),
         std::string(static_cast<const char*>(samples.const_data_ptr()), static_cast<std::size_t>(samples.numel())));
-  REQUIRE(run(strict + "-c -o '" + folder.file("net.o") + "' '" + folder.file("net.c") + "'"));
+  REQUIRE(run(fmt::format("{} -c -o '{}' '{}'", strict, object, folder.file("net.c"))));
   // Nothing of a library: no symbol is left to be found.
-  REQUIRE(run("test -z \"$(nm -u '" + folder.file("net.o") + "' | grep -v _GLOBAL_OFFSET_TABLE_)\""));
-  REQUIRE(
-      run(strict + "-o '" + folder.file("net") + "' '" + folder.file("main.c") + "' '" + folder.file("net.o") + "'"));
-  REQUIRE(
-      run("'" + folder.file("net") + "' < '" + folder.file("samples.bin") + "' > '" + folder.file("scores.bin") + "'"));
+  REQUIRE(run(fmt::format("test -z \"$(nm -u '{}' | grep -v _GLOBAL_OFFSET_TABLE_)\"", object)));
+  REQUIRE(run(fmt::format("{} -o '{}' '{}' '{}'", strict, program, folder.file("main.c"), object)));
+  REQUIRE(run(fmt::format("'{}' < '{}' > '{}'", program, folder.file("samples.bin"), folder.file("scores.bin"))));
   auto bytes = contents(folder.file("scores.bin"));
   return torch::from_blob(bytes.data(), {samples.size(0), static_cast<int64_t>(bytes.size()) / 4 / samples.size(0)},
                           torch::kInt)
@@ -81,15 +81,15 @@ torch::Tensor cortex_scores(const ScratchFolder& folder, const torch::Tensor& sa
   for (int64_t i = 0; i < flat.numel(); ++i) text << static_cast<int>(flat.data_ptr<std::uint8_t>()[i]) << ",";
   text << "};\nconst int32_t sample_count = " << samples.size(0) << ";\n";
   write(folder.file("samples.c"), text.str());
-  const std::string source = std::string(PARE_SOURCE_DIR) + "/tests/mcu/cortex_m/";
+  const auto elf = folder.file("net.elf");
+  REQUIRE(run(fmt::format(
+      "arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -ffreestanding -nostdlib -std=c99 -Wall -Wextra -Werror -O2 -I '{0}' "
+      "-T '{1}/link.ld' -o '{2}' '{1}/startup.c' '{0}/samples.c' '{0}/net.c' -lgcc",
+      folder.path().string(), PARE_SOURCE_DIR "/tests/mcu/cortex_m", elf)));
   REQUIRE(
-      run("arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -ffreestanding -nostdlib -std=c99 -Wall -Wextra -Werror -O2 -I '" +
-          folder.path().string() + "' -T '" + source + "link.ld' -o '" + folder.file("net.elf") + "' '" + source +
-          "startup.c' '" + folder.file("samples.c") + "' '" + folder.file("net.c") + "' -lgcc"));
-  REQUIRE(
-      run("timeout 120 qemu-system-arm -M mps2-an385 -nographic -monitor none -serial none -semihosting-config "
-          "enable=on,target=native -kernel '" +
-          folder.file("net.elf") + "' > '" + folder.file("cortex.txt") + "' 2>&1"));
+      run(fmt::format("timeout 120 qemu-system-arm -M mps2-an385 -nographic -monitor none -serial none "
+                      "-semihosting-config enable=on,target=native -kernel '{}' > '{}' 2>&1",
+                      elf, folder.file("cortex.txt"))));
   std::vector<int> numbers;
   std::istringstream lines(contents(folder.file("cortex.txt")));
   for (int number = 0; lines >> number;) numbers.push_back(number);
