@@ -6,12 +6,14 @@
 #include <charconv>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "checkpoint/packing.hpp"
 #include "checkpoint/safetensors_format.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
+#include "pare/graph/rewriter.hpp"
 #include "pare/graph/text.hpp"
 #include "pare/graph/verify.hpp"
 
@@ -205,6 +207,58 @@ void check_origin(const Model& model, const Model& captured, const std::string& 
   }
 }
 
+// Values of the file's graph as the captured graph numbers them; nothing for a value that it has not.
+std::optional<ValueId> value_in(const Graph& to, const Graph& from, ValueId id) {
+  if (id == kNoValue) return id;
+  const auto& value = from.value(id);
+  if (value.kind == ValueKind::Weight) {
+    const auto found = to.weight(value.name);
+    return found == kNoValue ? std::nullopt : std::optional(found);
+  }
+  if (value.kind == ValueKind::Input)
+    return value.position < to.inputs().size() ? std::optional(to.inputs()[value.position]) : std::nullopt;
+  const auto node = to.find(from.node(value.producer).name);
+  if (node == kNoNode || value.position >= to.node(node).outputs.size()) return std::nullopt;
+  return to.node(node).outputs[value.position];
+}
+
+// The captured graph with the operands and sizes of the file's: the same calls under the ids that `commit` follows.
+// Nothing where calls were added or taken out; such a Model runs, and `commit` says what it cannot write back.
+std::optional<Graph> under_ids_of(const Model& captured, const Graph& from) {
+  if (captured.graph().nodes().size() != from.nodes().size() || captured.graph().dims() != from.dims())
+    return std::nullopt;
+  Model model = captured;
+  Rewriter rewriter(model);
+  for (const auto id : from.nodes()) {
+    const auto& node = from.node(id);
+    const auto at = model.graph().find(node.name);
+    if (at == kNoNode || !(model.graph().node(at).op == node.op) ||
+        model.graph().node(at).outputs.size() != node.outputs.size())
+      return std::nullopt;
+    for (std::size_t i = 0; i < node.operands.size(); ++i) {
+      auto operand = node.operands[i];
+      bool known = true;
+      operand.each_value([&](ValueId& value) {
+        const auto own = value_in(model.graph(), from, value);
+        known = known && own;
+        if (own) value = *own;
+      });
+      if (!known) return std::nullopt;
+      rewriter.set_operand(at, i, std::move(operand));
+    }
+    for (std::size_t i = 0; i < node.outputs.size(); ++i)
+      rewriter.set_type(model.graph().node(at).outputs[i], from.value(node.outputs[i]).type);
+  }
+  for (std::size_t i = 0; i < from.value_count(); ++i) {
+    const auto& value = from.value(ValueId{static_cast<std::uint32_t>(i)});
+    if (value.kind != ValueKind::Weight) continue;
+    const auto own = model.graph().weight(value.name);
+    if (own == kNoValue) return std::nullopt;
+    rewriter.set_type(own, value.type);
+  }
+  return model.graph();
+}
+
 }  // namespace
 
 void save_checkpoint(const Model& model, const std::string& path, const CheckpointOptions& options) {
@@ -242,6 +296,13 @@ Model load_checkpoint(const std::string& path) {
 Model load_checkpoint(const std::string& path, const Model& captured) {
   auto model = load_checkpoint(path);
   check_origin(model, captured, printable(path));
+  if (auto graph = under_ids_of(captured, model.graph())) {
+    Model own(std::move(*graph), model.weights());
+    for (const auto& note : model.notes()) own.note(note);
+    own.set_can_train(model.can_train());
+    verify(own);
+    model = std::move(own);
+  }
   model.set_origin(captured.origin());
   return model;
 }
