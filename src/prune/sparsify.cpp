@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "graph/frontier.hpp"
 #include "pare/core/error.hpp"
 #include "pare/prune/sparsity_settings.hpp"
-#include "graph/frontier.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN

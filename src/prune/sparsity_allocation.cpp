@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "pare/core/error.hpp"
 #include "graph/frontier.hpp"
+#include "pare/core/error.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN
