@@ -167,7 +167,7 @@ class Climb {
   }
 
   // The precisions that plans choose from.
-  MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front, SensitivityMethod method) {
+  MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front) {
     const auto context = this->context(options_.calibration);
     const auto& int8 = *std::ranges::find(built_, std::string("int8"), [](const Built& b) { return b.recipe.name; });
     auto all4 = plan_of(int8.model);
@@ -183,8 +183,6 @@ class Climb {
     search.batches = options_.calibration;
     search.loss = divergence_from(std::move(answers));
     search.limits = limits;
-    search.method = method;
-    search.refinements = method == SensitivityMethod::Exact ? 1 : 0;
     search.front = front;
     search.seed = options_.seed;
     search.progress = options_.progress;
@@ -204,7 +202,7 @@ class Climb {
           int8.candidate.measured.weight_bytes - std::min(int8.candidate.measured.weight_bytes, int8.candidate.stored);
       limit = std::min(limit, budget.bytes->count - std::min(beside, budget.bytes->count - 1));
     }
-    const auto found = plan({.bytes = limit}, 0, SensitivityMethod::Exact);
+    const auto found = plan({.bytes = limit}, 0);
     planned_ = true;
     auto& built = measure(ladder_.planned(found.plan));
     built.candidate.plan = found.plan;
@@ -225,7 +223,7 @@ class Climb {
   // What less would cost: plans between int4 and int8, for whoever reads the report.
   void explore() {
     if (options_.explore == 0 || planned_) return;
-    const auto found = plan({}, options_.explore, SensitivityMethod::Fisher);
+    const auto found = plan({}, options_.explore);
     for (const auto& point : found.points)
       if (point.name.starts_with("front")) measure(ladder_.planned(point.plan)).candidate.plan = point.plan;
   }

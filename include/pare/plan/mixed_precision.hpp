@@ -22,8 +22,8 @@ struct MixedPrecisionOptions {
   Batches batches = {};
   OutputLoss loss = {};  ///< empty: `divergence_from` the answers of the model of most bits
   PlanLimits limits = {};
-  SensitivityMethod method = SensitivityMethod::Exact;  ///< of the first sweep
-  int refinements = 1;                                  ///< exact sweeps around the plan at hand; at least 0
+  SensitivityMethod method = SensitivityMethod::Fisher;  ///< of the first sweep
+  int refinements = 0;    ///< exact sweeps around the plan at hand, each half of layers times evaluations; at least 0
   std::size_t front = 3;  ///< sizes between the uniform ones that are planned and verified for the Pareto front
   std::uint64_t seed = 0;
   Progress progress = {};

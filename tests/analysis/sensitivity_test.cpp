@@ -1,0 +1,176 @@
+#include "pare/analysis/sensitivity.hpp"
+
+#include <torch/torch.h>
+
+#include "pare/analysis/activation_stats.hpp"
+#include "pare/analysis/weight_storage.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/quantizer.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/raises.hpp"
+
+namespace {
+
+namespace nn = torch::nn;
+using namespace pare::literals;
+
+struct BranchyNet : nn::Module {
+  BranchyNet() {
+    torch::manual_seed(0);
+    stem = register_module("stem", nn::Conv2d(nn::Conv2dOptions(3, 12, 3).padding(1)));
+    left = register_module("left", nn::Conv2d(nn::Conv2dOptions(12, 12, 3).padding(1)));
+    right = register_module("right", nn::Conv2d(nn::Conv2dOptions(12, 12, 1)));
+    fc = register_module("fc", nn::Linear(12, 7));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y = torch::relu(stem(x));
+    return fc(torch::relu(left(y) + right(y)).mean({2, 3}));
+  }
+  nn::Conv2d stem{nullptr}, left{nullptr}, right{nullptr};
+  nn::Linear fc{nullptr};
+};
+
+struct Fixture {
+  Fixture() {
+    torch::manual_seed(1);
+    for (int i = 0; i < 3; ++i) images.push_back(torch::randn({8, 3, 10, 10}));
+    model = pare::capture(net, images[0]);
+    int8 = quantized(8);
+    int3 = quantized(3);
+  }
+  [[nodiscard]] pare::Model quantized(int bits) const {
+    return pare::apply(pare::Quantizer{.weights = {bits}}, model, {.calibration = images}).model;
+  }
+  BranchyNet net;
+  std::vector<torch::Tensor> images;
+  pare::Model model, int8, int3;
+};
+
+}  // namespace
+
+TEST_CASE("a replay from the middle gives what a whole run gives", "[sensitivity]") {
+  const Fixture fixture;
+  const torch::NoGradGuard no_grad;
+  pare::PrefixReplay replay(fixture.int8, fixture.images);
+  for (const auto id : fixture.int8.graph().nodes()) {
+    replay.advance(id);
+    const auto outputs = replay.outputs();
+    REQUIRE(outputs.size() == 3);
+    for (std::size_t b = 0; b < outputs.size(); ++b)
+      REQUIRE(torch::equal(outputs[b].at(0), fixture.int8(fixture.images[b])));
+  }
+}
+
+TEST_CASE("the damage of a layer is what quantizing it alone does", "[sensitivity]") {
+  const Fixture fixture;
+  const torch::NoGradGuard no_grad;
+  pare::BatchOutputs answers;
+  for (const auto& batch : fixture.images) answers.push_back({fixture.model(batch)});
+  const auto loss = pare::divergence_from(answers);
+  const pare::Sensitivity sensitivity(fixture.int8, {{"int3", fixture.int3}},
+                                      {.batches = fixture.images, .loss = loss});
+  REQUIRE(sensitivity.layers().size() == 4);
+  pare::BatchOutputs base;
+  for (const auto& batch : fixture.images) base.push_back({fixture.int8(batch)});
+  for (const auto& layer : sensitivity.layers()) {
+    // The slow way: quantize the model with this layer at 3 bits and run it.
+    const pare::Quantizer quantizer{.layer_weights = {{layer.name, 3_bits}}};
+    const auto alone = pare::apply(quantizer, fixture.model, {.calibration = fixture.images});
+    pare::BatchOutputs outputs;
+    for (const auto& batch : fixture.images) outputs.push_back({alone.model(batch)});
+    CHECK(std::abs(layer.damage.at(0) - (loss(outputs) - loss(base))) < 1e-9);
+    CHECK(layer.damage.at(0) > 0);
+  }
+  CHECK(sensitivity.text().find("left") != std::string::npos);
+  CHECK(sensitivity.layer("fc").weights == 84);
+  CHECK(raises("pare.analysis.109", [&] { (void)sensitivity.layer("nowhere"); }));
+}
+
+TEST_CASE("the Fisher method ranks layers as the exact sweep does, and predicts small damages", "[sensitivity]") {
+  const Fixture fixture;
+  const pare::Sensitivity exact(fixture.int8, {{"int3", fixture.int3}}, {.batches = fixture.images});
+  const pare::SensitivityOptions options{
+      .batches = fixture.images, .method = pare::SensitivityMethod::Fisher, .draws = 64};
+  const pare::Sensitivity fisher(fixture.int8, {{"int3", fixture.int3}}, options);
+  std::vector<double> a, b;
+  for (std::size_t i = 0; i < exact.layers().size(); ++i) {
+    CHECK(exact.layers()[i].name == fisher.layers()[i].name);
+    a.push_back(exact.layers()[i].damage[0]);
+    b.push_back(fisher.layers()[i].damage[0]);
+    CHECK(b.back() > 0.4 * a.back());
+    CHECK(b.back() < 2.5 * a.back());
+  }
+  CHECK(pare::rank_correlation(a, b) > 0.7);
+  // The draws are the seed's.
+  const pare::Sensitivity again(fixture.int8, {{"int3", fixture.int3}}, options);
+  for (std::size_t i = 0; i < b.size(); ++i) CHECK(again.layers()[i].damage[0] == b[i]);
+}
+
+TEST_CASE("rank correlation is Spearman's", "[sensitivity]") {
+  CHECK(pare::rank_correlation({1, 2, 3, 4}, {10, 20, 30, 40}) == Approx(1.0));
+  CHECK(pare::rank_correlation({1, 2, 3, 4}, {4, 3, 2, 1}) == Approx(-1.0));
+  CHECK(pare::rank_correlation({1, 2, 2, 3}, {1, 3, 2, 4}) == Approx(0.9486833));
+  CHECK(raises("pare.analysis.105", [] { (void)pare::rank_correlation({1}, {1}); }));
+}
+
+TEST_CASE("stored bytes count every weight at its own width", "[sensitivity]") {
+  const Fixture fixture;
+  const pare::WeightStorage whole(fixture.model), int8(fixture.int8), int3(fixture.int3);
+  const std::uint64_t weights = 12 * 27 + 12 * 108 + 12 * 12 + 7 * 12, channels = 12 + 12 + 12 + 7;
+  CHECK(whole.bytes() == 4 * (weights + channels));
+  CHECK(int8.bytes() == weights + 8 * channels);
+  CHECK(int3.bytes("left.weight") == 12 * 108 * 3 / 8);
+  CHECK(int3.bits("left.weight") == 3);
+  CHECK(int8.bits("left.bias") == 32);
+}
+
+TEST_CASE("sweeps that cannot be are refused, by layer", "[sensitivity]") {
+  const Fixture fixture;
+  const auto sweep = [&](pare::SensitivityOptions options) {
+    pare::Sensitivity(fixture.int8, {{"int3", fixture.int3}}, options);
+  };
+  CHECK(raises("pare.analysis.106", [&] { sweep({}); }));
+  CHECK(raises("pare.analysis.106", [&] { pare::Sensitivity(fixture.int8, {}, {.batches = fixture.images}); }));
+  CHECK(raises("pare.analysis.107", [&] {
+    sweep({.batches = fixture.images, .loss = [](const pare::BatchOutputs&) { return std::nan(""); }});
+  }));
+  CHECK(raises("pare.analysis.108", [&] { sweep({.batches = fixture.images, .cancelled = [] { return true; }}); }));
+  nn::Sequential other(nn::Linear(4, 4));
+  const auto stranger = pare::capture(other, torch::randn({2, 4}));
+  CHECK(raises("pare.analysis.106", [&] {
+    pare::Sensitivity(fixture.int8, {{"stranger", stranger}}, {.batches = fixture.images});
+  }));
+}
+
+TEST_CASE("activation statistics are those of the values", "[sensitivity]") {
+  torch::manual_seed(4);
+  const torch::NoGradGuard no_grad;
+  nn::Sequential net(nn::Linear(6, 5), nn::ReLU(), nn::Linear(5, 3));
+  net->ptr<nn::LinearImpl>(0)->weight[2].zero_();
+  net->ptr<nn::LinearImpl>(0)->bias[2] = -1;  // a channel that never fires
+  const auto model = pare::capture(net, torch::randn({2, 6}));
+  const std::vector<torch::Tensor> batches{torch::randn({300, 6}), torch::randn({200, 6})};
+  const pare::ActivationStats stats(model, batches);
+  REQUIRE(stats.layers().size() == 2);
+  const auto values = torch::relu(net->ptr<nn::LinearImpl>(0)->forward(torch::cat(batches))).to(torch::kDouble);
+  const auto& layer = stats.layers()[0];
+  CHECK(layer.name == "0");
+  CHECK(layer.channels == 5);
+  CHECK(layer.dead == 1);
+  CHECK(layer.low == 0);
+  CHECK(layer.high == Approx(values.max().item<double>()));
+  CHECK(layer.mean == Approx(values.mean().item<double>()));
+  CHECK(layer.deviation == Approx(values.std(false).item<double>()));
+  const auto centred = values - values.mean();
+  CHECK(layer.kurtosis ==
+        Approx((centred.pow(4).mean() / centred.square().mean().square()).item<double>() - 3).epsilon(1e-6));
+  CHECK(layer.channel_spread >= 1);
+  // One value far out among many.
+  auto spiked = torch::zeros({1000, 6});
+  spiked[0].fill_(1e3);
+  CHECK(pare::ActivationStats(model, spiked).layers()[1].outliers > 0);
+  CHECK(raises("pare.analysis.106", [&] { pare::ActivationStats(model, {}); }));
+  CHECK(raises("pare.analysis.110", [&] { pare::ActivationStats(model, torch::full({2, 6}, std::nan(""))); }));
+}
