@@ -44,13 +44,15 @@ class LayerByLayer {
     const auto& form = layer.form;
     const auto weight = original_.weight(layer.weight).detach();
     const auto rows = to_rows(form, weight.to(at::kFloat));
-    const auto error = observe_error(layer, rows, was, now, limit(form));
-    const auto target = wanted(rows, error);
+    const LayerError error(layer, rows, was, now, limit(form));
+    // Float weights that give the original outputs best from the quantized inputs; pruned ones stay zero.
+    const auto target = at::where(rows.eq(0), rows, rows + error.change());
+    const auto covariance = error.covariance();
     auto rounded = at::empty_like(rows);
     auto scale = at::empty({rows.size(0)}, at::kFloat);
     const auto group = [&](std::int64_t g) {
       const auto first = g * form.outputs;
-      const auto result = options_.solver(target.narrow(0, first, form.outputs), error.covariance[g], layer.grid);
+      const auto result = options_.solver(target.narrow(0, first, form.outputs), covariance[g], layer.grid);
       rounded.narrow(0, first, form.outputs).copy_(result.rounded);
       scale.narrow(0, first, form.outputs).copy_(result.scale);
     };
@@ -66,20 +68,9 @@ class LayerByLayer {
     rewriter.set_weight(layer.weight, from_rows(form, rounded, weight.sizes()).to(weight.scalar_type()));
     rewriter.set_weight(layer.scale, scale);
     if (layer.bias.empty()) return;
-    const auto lost = (rows - rounded).to(at::kDouble).view({form.groups, form.outputs, form.features});
-    const auto shift = error.mean_lack + at::bmm(lost, error.mean.unsqueeze(2)).squeeze(2);
+    const auto shift = error.bias_shift(rounded - rows);
     const auto& bias = original_.weight(layer.bias).detach();
     rewriter.set_weight(layer.bias, (bias + shift.view_as(bias)).to(bias.scalar_type()));
-  }
-
-  // The float weights that give the original outputs best from the quantized inputs; pruned ones stay zero.
-  at::Tensor wanted(const at::Tensor& rows, const LayerError& error) const {
-    auto damped = error.covariance.clone();
-    auto diagonal = damped.diagonal(0, 1, 2);
-    diagonal.add_(diagonal.mean(1, /*keepdim=*/true).mul(options_.solver.damping).clamp_min(1e-12));
-    const auto change = at::linalg_solve(damped, error.lack.transpose(1, 2)).transpose(1, 2);
-    const auto target = rows + change.reshape(rows.sizes()).to(at::kFloat);
-    return at::where(rows.eq(0), rows, target);
   }
 
   Model& model_;

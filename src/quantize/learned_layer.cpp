@@ -76,35 +76,115 @@ std::vector<LearnedLayer> find_learned_layers(const Model& original, const Model
   return layers;
 }
 
-LayerError observe_error(const LearnedLayer& layer, const at::Tensor& rows, const Frontier& original,
-                         const Frontier& quantized, std::int64_t limit) {
+void LayerError::Sums::add(const at::Tensor& inputs, const at::Tensor& lacking) {
+  if (inputs.size(1) == 0) return;
+  add_to(covariance, at::bmm(inputs.transpose(1, 2), inputs));
+  add_to(mean, inputs.sum(1));
+  add_to(lack, at::bmm(lacking, inputs));
+  add_to(mean_lack, lacking.sum(2));
+  samples += static_cast<double>(inputs.size(1));
+}
+
+// With a bias the means are put right apart: only what varies is left to the weights.
+LayerError::Moments LayerError::Sums::moments(bool centred) const {
+  Moments result{covariance / samples, mean / samples, lack / samples, mean_lack / samples};
+  if (!centred) return result;
+  result.covariance -= at::bmm(result.mean.unsqueeze(2), result.mean.unsqueeze(1));
+  result.lack -= at::bmm(result.mean_lack.unsqueeze(2), result.mean.unsqueeze(1));
+  return result;
+}
+
+LayerError::LayerError(const LearnedLayer& layer, const at::Tensor& rows, const Frontier& original,
+                       const Frontier& quantized, std::int64_t limit) {
   const auto& form = layer.form;
   const auto weight = rows.view({form.groups, form.outputs, form.features});
   const bool sums = layer.original.residual != kNoValue && layer.quantized.residual != kNoValue;
-  LayerError error;
-  double samples = 0;
   for (std::size_t b = 0; b < quantized.size(); ++b) {
     const auto now = features_of(form, quantized.value(b, layer.quantized.inputs[0]), limit).to(at::kFloat);
     const auto was = features_of(form, original.value(b, layer.original.inputs[0]), limit).to(at::kFloat);
     auto lack = at::bmm(weight, (was - now).transpose(1, 2));  // [groups, outputs, samples]
-    const auto& residual_was = sums ? original.value(b, layer.original.residual) : at::Tensor();
-    const auto& residual_now = sums ? quantized.value(b, layer.quantized.residual) : at::Tensor();
+    const auto residual_was = sums ? original.value(b, layer.original.residual) : at::Tensor();
+    const auto residual_now = sums ? quantized.value(b, layer.quantized.residual) : at::Tensor();
     if (residual_was.defined() && residual_now.defined())
       lack = lack + outputs_of(form, residual_was - residual_now, limit)
                         .reshape({-1, form.groups, form.outputs})
                         .permute({1, 2, 0});
-    add_to(error.covariance, at::bmm(now.transpose(1, 2), now));
-    add_to(error.mean, now.sum(1));
-    add_to(error.lack, at::bmm(lack, now));
-    add_to(error.mean_lack, lack.sum(2));
-    samples += static_cast<double>(now.size(1));
+    if (quantized.size() > 1) {
+      sides_[b % 2].add(now, lack);
+    } else {
+      const auto half = now.size(1) / 2;
+      sides_[0].add(now.narrow(1, 0, half), lack.narrow(2, 0, half));
+      sides_[1].add(now.narrow(1, half, now.size(1) - half), lack.narrow(2, half, now.size(1) - half));
+    }
   }
-  for (auto* sum : {&error.covariance, &error.mean, &error.lack, &error.mean_lack}) sum->div_(samples);
-  if (!layer.bias.empty()) {  // the bias puts the means right: only what varies is left to the weights
-    error.covariance -= at::bmm(error.mean.unsqueeze(2), error.mean.unsqueeze(1));
-    error.lack -= at::bmm(error.mean_lack.unsqueeze(2), error.mean.unsqueeze(1));
+  const bool centred = !layer.bias.empty();
+  auto total = sides_[1];
+  if (sides_[0].samples > 0) {
+    for (int i = 0; i < 2; ++i) side_[i] = sides_[i].moments(centred);
+    total = Sums{{sides_[0].covariance + sides_[1].covariance, sides_[0].mean + sides_[1].mean,
+                  sides_[0].lack + sides_[1].lack, sides_[0].mean_lack + sides_[1].mean_lack},
+                 sides_[0].samples + sides_[1].samples};
+  }
+  all_ = total.moments(centred);
+}
+
+namespace {
+
+// lack * (covariance + ridge)^-1, the ridge in units of the mean diagonal.
+at::Tensor regress(const at::Tensor& covariance, const at::Tensor& lack, double ridge) {
+  auto damped = covariance.clone();
+  auto diagonal = damped.diagonal(0, 1, 2);
+  diagonal.add_(diagonal.mean(1, /*keepdim=*/true).mul(ridge).clamp_min(1e-12));
+  const auto factor = std::get<0>(at::linalg_cholesky_ex(damped));
+  return at::cholesky_solve(lack.transpose(1, 2), factor).transpose(1, 2);
+}
+
+}  // namespace
+
+// The error that the weights solved on one side leave on the other, without what no weights change.
+double LayerError::cross_error(double ridge) const {
+  double error = 0;
+  for (int i = 0; i < 2; ++i) {
+    const auto& other = side_[1 - i];
+    const auto change = regress(side_[i].covariance, side_[i].lack, ridge);
+    error += (change * (at::bmm(change, other.covariance) - 2 * other.lack)).sum().item<double>();
   }
   return error;
+}
+
+at::Tensor LayerError::change() const {
+  const auto sizes = all_.lack.sizes();
+  double best = 0, least = 0;
+  if (side_[0].lack.defined())
+    for (const double ridge : {0.03, 0.1, 0.3, 1.0, 3.0})
+      if (const double error = cross_error(ridge); error < least) {
+        least = error;
+        best = ridge;
+      }
+  if (best == 0) return at::zeros({sizes[0] * sizes[1], sizes[2]}, at::kFloat);
+  return regress(all_.covariance, all_.lack, best).reshape({sizes[0] * sizes[1], sizes[2]}).to(at::kFloat);
+}
+
+at::Tensor LayerError::covariance() const {
+  auto result = all_.covariance.clone();
+  const auto diagonal = result.diagonal(0, 1, 2).clone();
+  const auto off_diagonal = [](const at::Tensor& matrices) {
+    return (matrices.square().sum({1, 2}) - matrices.diagonal(0, 1, 2).square().sum(1)).clamp_min(0.0);
+  };
+  auto strength = at::ones({result.size(0)}, at::kDouble);
+  if (side_[0].covariance.defined())
+    // The mean of two independent sides has a quarter of the variance of their difference.
+    strength = off_diagonal(side_[0].covariance - side_[1].covariance)
+                   .div(off_diagonal(result).mul(4.0).clamp_min(1e-30))
+                   .clamp_max(1.0);
+  result.mul_(1.0 - strength.view({-1, 1, 1}));
+  result.diagonal(0, 1, 2).copy_(diagonal);
+  return result;
+}
+
+at::Tensor LayerError::bias_shift(const at::Tensor& change) const {
+  const auto lost = -change.to(at::kDouble).view(all_.lack.sizes());
+  return (all_.mean_lack + at::bmm(lost, all_.mean.unsqueeze(2)).squeeze(2)).flatten();
 }
 
 PARE_NAMESPACE_END

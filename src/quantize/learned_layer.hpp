@@ -32,15 +32,39 @@ std::vector<LearnedLayer> find_learned_layers(const Model& original, const Model
 
 /// What a layer's weights have to make up for: moments of its inputs as they are quantized, and of what its outputs
 /// lack when its float weights read them.
-struct LayerError {
-  at::Tensor covariance;  ///< of the inputs, `[groups, features, features]` double
-  at::Tensor mean;        ///< of the inputs, `[groups, features]` double
-  at::Tensor lack;        ///< covariance of lack and inputs, `[groups, outputs, features]` double
-  at::Tensor mean_lack;   ///< `[groups, outputs]` double
-};
+class LayerError {
+ public:
+  /// Gathers what the frontiers hold: every other batch on one side, so that one side can judge what the other chose.
+  /// @param rows float weights @param limit samples of a batch @pre both stand right before the layer's anchor
+  LayerError(const LearnedLayer& layer, const at::Tensor& rows, const Frontier& original, const Frontier& quantized,
+             std::int64_t limit);
 
-/// @param limit samples of a batch @pre both frontiers stand right before the layer's anchor
-LayerError observe_error(const LearnedLayer& layer, const at::Tensor& rows, const Frontier& original,
-                         const Frontier& quantized, std::int64_t limit);
+  /// The change of the float weights that makes up for the lack, as far as it does so on batches it was not solved on:
+  /// ridge regression, its strength chosen by cross-validation. `[groups * outputs, features]` float; zeros where no
+  /// strength helps.
+  [[nodiscard]] at::Tensor change() const;
+  /// Covariance of the inputs (second moments for a layer without a bias), shrunk towards its diagonal as far as the
+  /// two sides disagree: `[groups, features, features]` double (Ledoit and Wolf, 2004).
+  [[nodiscard]] at::Tensor covariance() const;
+  /// What the bias has to gain when the weights change by `change`: `[groups * outputs]` double.
+  [[nodiscard]] at::Tensor bias_shift(const at::Tensor& change) const;
+
+ private:
+  struct Moments {
+    at::Tensor covariance;  // of the inputs, [groups, features, features] double
+    at::Tensor mean;        // of the inputs, [groups, features] double
+    at::Tensor lack;        // of lack and inputs, [groups, outputs, features] double
+    at::Tensor mean_lack;   // [groups, outputs] double
+  };
+  struct Sums : Moments {
+    double samples = 0;
+    void add(const at::Tensor& inputs, const at::Tensor& lacking);
+    [[nodiscard]] Moments moments(bool centred) const;
+  };
+  [[nodiscard]] double cross_error(double ridge) const;
+
+  Sums sides_[2];
+  Moments side_[2], all_;
+};
 
 PARE_NAMESPACE_END

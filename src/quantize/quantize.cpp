@@ -111,6 +111,12 @@ void validate_quantization(const QuantizationSettings& settings) {
   if (const auto* group = std::get_if<PerGroup>(&settings.granularity); group && group->size < 1)
     fail("pare.quantize.103", "", "a group of {} weights", group->size);
   if (settings.max_features < 1) fail("pare.quantize.103", "", "max_features is {}", settings.max_features);
+  const auto& solver = settings.learned.solver;
+  if (settings.learned.samples < 1 || solver.candidates < 1 || solver.turns < 0 || solver.sweeps < 0 ||
+      solver.block < 1 || !(solver.smallest > 0.0 && solver.smallest <= 1.0) || !(solver.damping >= 0.0))
+    fail("pare.quantize.103", "",
+         "learned rounding with {} samples, {} candidates down to {}, {} turns of {} sweeps, damping {}",
+         settings.learned.samples, solver.candidates, solver.smallest, solver.turns, solver.sweeps, solver.damping);
 }
 
 Preserved quantize(Model& model, Context& context, const QuantizationSettings& settings) {

@@ -1,7 +1,11 @@
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "pare/core/error.hpp"
 #include "pare/numerics/compensated_rounding.hpp"
+#include "pare/numerics/coordinate_rounding.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/numerics/gram.hpp"
 #include "pare/numerics/weight_observer.hpp"
@@ -114,4 +118,72 @@ TEST_CASE("compensated rounding with groups, dead features and a singular hessia
   CHECK_THROWS_AS(pare::CompensatedRounding{}(weight, torch::eye(5, torch::kDouble), qparams.scale.reshape({8, 4}),
                                               qparams.zero_point.reshape({8, 4}), grid),
                   pare::Error);
+}
+
+TEST_CASE("coordinate rounding chooses scales and integers by the error of the outputs", "[numerics]") {
+  torch::manual_seed(6);
+  for (const int bits : {4, 2}) {
+    for (const std::int64_t features : {9, 72}) {
+      const auto grid = pare::IntegerGrid::signed_symmetric({bits});
+      const auto weight = torch::randn({24, features});
+      pare::Gram gram;
+      gram.observe(samples(8 * features, features).unsqueeze(0));
+      const auto hessian = gram.second_moment(true)[0];
+      const auto qparams = pare::WeightMSE{}(weight, grid);
+      const auto compensated = pare::CompensatedRounding{}(weight, hessian, qparams.scale.unsqueeze(1),
+                                                           qparams.zero_point.unsqueeze(1), grid);
+      const auto start = pare::CoordinateRounding{.turns = 0}(weight, hessian, grid);
+      const auto result = pare::CoordinateRounding{}(weight, hessian, grid);
+      const auto integers = result.rounded / result.scale.unsqueeze(1);
+      CHECK(torch::allclose(integers, integers.round(), 0, 1e-4));
+      CHECK(integers.abs().max().item<double>() <= static_cast<double>(grid.max) + 1e-3);
+      CHECK((result.scale > 0).all().item<bool>());
+      CHECK(output_error(result.rounded - weight, hessian) < 0.9 * output_error(compensated - weight, hessian));
+      CHECK(output_error(result.rounded - weight, hessian) < output_error(start.rounded - weight, hessian));
+    }
+  }
+}
+
+TEST_CASE("coordinate rounding: the best integers of small rows are found", "[numerics]") {
+  // Three features of 2 bits at a fixed scale: all 27 rows can be tried.
+  torch::manual_seed(7);
+  const auto grid = pare::IntegerGrid::signed_symmetric({2});
+  int found = 0;
+  for (int trial = 0; trial < 20; ++trial) {
+    const auto mixed = samples(50, 3).to(torch::kDouble);
+    const auto hessian = mixed.t().matmul(mixed) / 50;
+    const auto weight = torch::randn({1, 3});
+    const auto result = pare::CoordinateRounding{.damping = 0}(weight, hessian, grid);
+    const double reached = output_error(result.rounded - weight, hessian);
+    double least = 1e30;
+    for (int code = 0; code < 27; ++code) {
+      const auto row = torch::tensor({{code % 3 - 1.0F, code / 3 % 3 - 1.0F, code / 9 - 1.0F}});
+      least = std::min(least, output_error(row * result.scale.unsqueeze(1) - weight, hessian));
+    }
+    CHECK(reached >= least - 1e-9);
+    if (reached <= 1.0001 * least) ++found;
+  }
+  CHECK(found >= 15);
+}
+
+TEST_CASE("coordinate rounding: pruned weights, zero rows, singular hessians, bad input", "[numerics]") {
+  torch::manual_seed(8);
+  const auto grid = pare::IntegerGrid::signed_symmetric({4});
+  auto weight = torch::randn({6, 32});
+  weight[2].zero_();
+  weight.slice(1, 3, 9).zero_();
+  pare::Gram gram;
+  gram.observe(samples(10, 32).unsqueeze(0));  // fewer samples than features
+  const auto hessian = gram.second_moment(true)[0];
+  const auto result = pare::CoordinateRounding{}(weight, hessian, grid);
+  CHECK(torch::isfinite(result.rounded).all().item<bool>());
+  CHECK(result.rounded.masked_select(weight.eq(0)).eq(0).all().item<bool>());
+  CHECK((result.scale > 0).all().item<bool>());
+  const auto dead = pare::CoordinateRounding{}(weight, torch::zeros({32, 32}, torch::kDouble), grid);
+  CHECK(torch::isfinite(dead.rounded).all().item<bool>());
+  CHECK_THROWS_AS(pare::CoordinateRounding{}(weight, torch::eye(5, torch::kDouble), grid), pare::Error);
+  CHECK_THROWS_AS(pare::CoordinateRounding{}(weight, hessian, pare::IntegerGrid::unsigned_affine()), pare::Error);
+  CHECK_THROWS_AS(pare::CoordinateRounding{.candidates = 0}(weight, hessian, grid), pare::Error);
+  weight[0][0] = NAN;
+  CHECK_THROWS_AS(pare::CoordinateRounding{}(weight, hessian, grid), pare::Error);
 }
