@@ -1,16 +1,17 @@
-// From training to int8 in one process: a small network learns handwritten digits with LibTorch, then pare captures,
-// quantizes and compiles it, and keeps an accuracy budget. Nothing in the network knows of pare.
+// From training to a report in one process: a small network learns handwritten digits with LibTorch; pare captures it,
+// measures what each layer bears, prunes and quantizes as far as a budget of bytes and accuracy needs, compiles it and
+// writes what it did as an HTML page. Nothing in the network knows of pare.
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
 #include <fstream>
 
 #include "examples/data/dataset.hpp"
+#include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/core/error.hpp"
-#include "pare/fuse/fold_batch_norm.hpp"
-#include "pare/pipeline/optimization_pipeline.hpp"
-#include "pare/quantize/quantizer.hpp"
+#include "pare/pipeline/auto.hpp"
+#include "pare/pipeline/html_report.hpp"
 
 namespace {
 
@@ -59,7 +60,18 @@ void train(DigitNet& net, const data::Set& digits, int epochs) {
   net->eval();
 }
 
-int run(const std::string& train_file, const std::string& test_file, const std::string& report, int epochs) {
+pare::AutoOptions asked(const pare::Model& model, const data::Set& digits, const data::Set& unseen) {
+  pare::AutoOptions options;
+  options.calibration = digits.batches(32);
+  options.scores = pare::top1_scores(unseen.batches(64), unseen.labels);
+  // Less than int8 alone reaches, so that channels have to go too.
+  options.budget = {.max_drop = 1_pct, .bytes = pare::Bytes{pare::WeightStorage(model).bytes() / 5}};
+  options.progress = pare::Progress::to(stderr);
+  return options;
+}
+
+int run(const std::string& train_file, const std::string& test_file, const std::string& report, const std::string& page,
+        int epochs) {
   torch::manual_seed(0);
   const data::InputFormat format{
       .kind = data::InputFormat::Kind::kImage, .channels = 1, .size = 8, .mean = {8}, .divisor = {8}};
@@ -68,11 +80,13 @@ int run(const std::string& train_file, const std::string& test_file, const std::
   train(net, digits, epochs);
 
   const auto model = pare::capture(net, digits.inputs[0].slice(0, 0, 2));
-  const pare::OptimizationPipeline pipeline{pare::FoldBatchNorm{}, pare::Quantizer{}};
-  const auto result = pipeline.run(model, {.calibration = digits.batches(32),
-                                           .metric = pare::top1(unseen.batches(64), unseen.labels),
-                                           .budget = {.max_drop = 1_pct}});
-  fmt::print("\n{}", result.report);
+  const auto result = pare::optimize(model, asked(model, digits, unseen));
+  if (result.sensitivity) fmt::print("\nwhat each layer bears\n{}", result.sensitivity->text());
+  fmt::print("\n{}\n{}", result.report, result.plan);
+  if (!page.empty())
+    pare::write_html_report(
+        page, result,
+        {.title = "Handwritten digits", .watts = 65, .grams_per_kwh = 400, .price_per_kwh = 0.25, .currency = "EUR"});
   if (!report.empty()) {
     std::ofstream file(report);
     file << result.report.json() << '\n';
@@ -84,16 +98,17 @@ int run(const std::string& train_file, const std::string& test_file, const std::
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Trains a network on handwritten digits, then makes it int8."};
-  std::string train_file, test_file, report;
+  CLI::App app{"Trains a network on handwritten digits, then makes it as small as a budget asks."};
+  std::string train_file, test_file, report, page;
   int epochs = 15;
   app.add_option("--train", train_file, "digits to learn, a csv with the label first")->required();
   app.add_option("--test", test_file, "digits to judge by, likewise")->required();
   app.add_option("--epochs", epochs, "rounds of training")->check(CLI::Range(1, 1000));
+  app.add_option("--html", page, "where to write the report as a page");
   app.add_option("--json", report, "where to write the report");
   CLI11_PARSE(app, argc, argv);
   try {
-    return run(train_file, test_file, report, epochs);
+    return run(train_file, test_file, report, page, epochs);
   } catch (const std::exception& error) {
     fmt::print(stderr, "digits: {}\n", error.what());
     return 2;
