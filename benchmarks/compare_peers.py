@@ -44,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, default=driver, help="pare's driver (default: build/examples/zoo)")
     parser.add_argument("--json", type=Path, help="file for the figures as JSON")
     parser.add_argument("--markdown", type=Path, help="file for the figures as Markdown")
+    parser.add_argument("--pruning", action="store_true", help="only time the pruning of ResNet-50 (Torch-Pruning)")
     parser.add_argument("--list", action="store_true", help="list networks and contestants")
     parser.add_argument("--setup-only", action="store_true", help="only make the peers' environment")
     return parser.parse_args()
@@ -81,6 +82,12 @@ def main() -> None:
     contestants = choose(arguments.peers, comparison.contestant_names(), "contestant")
     if arguments.list:
         print("networks:", *models, "\ncontestants:", *contestants)
+        return
+    if arguments.pruning:
+        from peers import pruning
+
+        print(f"torch-pruning: {versions['torch-pruning']}")
+        print(pruning.compare(arguments.zoo, arguments.rounds))
         return
     data = data_directory()
     if data is None:

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "pare/graph/fusion.hpp"
 #include "pare/prune/sparse_training.hpp"
 
 namespace zoo {
@@ -36,7 +37,53 @@ torch::Tensor loss_of(const torch::Tensor& student, const torch::Tensor& teacher
   const double t = options.temperature;
   const auto softened = F::kl_div(torch::log_softmax(student / t, 1), torch::log_softmax(teacher / t, 1),
                                   F::KLDivFuncOptions().reduction(torch::kBatchMean).log_target(true));
+  if (!labels.defined() || options.teacher_share >= 1) return t * t * softened;
   return options.teacher_share * t * t * softened + (1 - options.teacher_share) * F::cross_entropy(student, labels);
+}
+
+// Blends each picture with another one: the teacher has an answer to it too (Beyer et al., 2022).
+torch::Tensor blended(const torch::Tensor& images) {
+  const auto share = torch::rand({images.size(0), 1, 1, 1}) * 0.5;
+  return images + share * (images.index_select(0, torch::randperm(images.size(0))) - images);
+}
+
+// The last residual sum that student and teacher both have: what the classifier reads, before it is averaged.
+struct Hidden {
+  pare::ValueId value = pare::kNoValue;
+  torch::Tensor kept = {};  // the channels of the teacher's that the student kept; undefined: all
+};
+
+Hidden hidden_of(const pare::Model& student, const pare::Model& teacher) {
+  Hidden hidden;
+  const auto& graph = student.graph();
+  for (const auto& region : pare::match_regions(graph)) {
+    if (region.residual_add == pare::kNoNode || region.weight == pare::kNoValue) continue;
+    if (!teacher.graph().contains(region.residual_add)) continue;
+    hidden = {graph.node(region.residual_add).output(), {}};
+    for (const auto& step : student.weights().narrowings(graph.value(region.weight).name)) {
+      if (step.dim != 0) continue;
+      const auto kept = torch::tensor(step.kept);
+      hidden.kept = hidden.kept.defined() ? hidden.kept.index_select(0, kept) : kept;
+    }
+  }
+  return hidden;
+}
+
+torch::Tensor run(const pare::Model& model, const std::vector<torch::Tensor>& inputs, pare::ValueId wanted,
+                  torch::Tensor& value) {
+  if (wanted == pare::kNoValue) return model.run(inputs).at(0);
+  return model
+      .run(inputs,
+           [&](pare::ValueId id, const torch::Tensor& tensor) {
+             if (id == wanted) value = tensor;
+           })
+      .at(0);
+}
+
+// Mean square difference, by the variance of the teacher's.
+torch::Tensor hidden_loss(const Hidden& hidden, const torch::Tensor& student, const torch::Tensor& teacher) {
+  const auto theirs = hidden.kept.defined() ? teacher.index_select(1, hidden.kept) : teacher;
+  return (student - theirs).square().mean() / (theirs.var() + 1e-6);
 }
 
 }  // namespace
@@ -51,30 +98,36 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
                                                         .momentum(options.momentum)
                                                         .weight_decay(options.weight_decay)
                                                         .nesterov(true));
+  const auto hidden = options.hidden_share > 0 ? hidden_of(student, teacher) : Hidden{};
   const pare::SparseTraining sparse{student, pare::Masks::of(student), optimizer};
   const auto per_epoch = train.size() / options.batch;
   const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * options.epochs, 1));
   double mean = 0;
-  student.train();
+  student.train(options.batch_statistics);
   for (int epoch = 0; epoch < options.epochs; ++epoch) {
     const auto order = torch::randperm(train.size());
     mean = 0;
     for (std::int64_t step = 0; step < per_epoch; ++step) {
       const double time = static_cast<double>(epoch * per_epoch + step) / total;
       static_cast<torch::optim::SGDOptions&>(optimizer.param_groups()[0].options())
-          .lr(options.rate * 0.5 * (1 + std::cos(std::numbers::pi * time)));
+          .lr(options.rate * std::min(1.0, 10 * time + 0.02) * 0.5 * (1 + std::cos(std::numbers::pi * time)));
       const auto index = order.narrow(0, step * options.batch, options.batch);
       std::vector<torch::Tensor> inputs;
       for (const auto& input : train.inputs) inputs.push_back(input.index_select(0, index));
       if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
-      torch::Tensor answer;
+      const bool mix = inputs[0].dim() == 4 && torch::rand({1}).item<double>() < options.mixed;
+      if (mix) inputs[0] = blended(inputs[0]);
+      torch::Tensor answer, theirs, own;
       {
         const torch::NoGradGuard no_grad;
-        answer = teacher.run(inputs).at(0);
+        answer = run(teacher, inputs, hidden.value, theirs);
       }
       optimizer.zero_grad();
-      auto loss = loss_of(student.run(inputs).at(0), answer, train.labels.index_select(0, index), options);
+      const auto own_answer = run(student, inputs, hidden.value, own);
+      auto loss = loss_of(own_answer, answer, mix ? torch::Tensor() : train.labels.index_select(0, index), options);
+      if (theirs.defined()) loss = loss + options.hidden_share * hidden_loss(hidden, own, theirs);
       loss.backward();
+      torch::nn::utils::clip_grad_norm_(student.parameters(), options.largest_gradient);
       optimizer.step();
       mean += loss.item<double>() / static_cast<double>(per_epoch);
     }

@@ -6,12 +6,11 @@
 #include <chrono>
 
 #include "examples/data/dataset.hpp"
-#include "examples/models/registry.hpp"
+#include "examples/models/captured.hpp"
 #include "examples/zoo/baseline.hpp"
 #include "examples/zoo/recipe.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
-#include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/fake_quantize.hpp"
@@ -184,13 +183,6 @@ void load_module(models::Bundle& bundle, const JobOptions& options) {
 
 }  // namespace
 
-pare::CaptureOptions varying_sizes(const models::Bundle& bundle) {
-  pare::CaptureOptions options;
-  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
-    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
-  return options;
-}
-
 JobResult run(const JobOptions& options) {
   const auto steps = parse_recipe(options.recipe);
   torch::manual_seed(0);
@@ -202,7 +194,7 @@ JobResult run(const JobOptions& options) {
   result.samples = samples.count;
 
   auto start = std::chrono::steady_clock::now();
-  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), varying_sizes(bundle));
+  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), models::varying_sizes(bundle));
   result.capture_s = seconds_since(start);
   result.notes = model.notes();
 

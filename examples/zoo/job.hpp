@@ -6,9 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "examples/models/registry.hpp"
-#include "pare/capture/capture_options.hpp"
-
 namespace zoo {
 
 /// What the command line asks for.
@@ -83,9 +80,6 @@ struct JobResult {
   double evaluations = 0;  ///< likewise
   std::vector<Measured> pareto;
 };
-
-/// How a model's inputs may differ in size: sentences in their length too.
-pare::CaptureOptions varying_sizes(const models::Bundle& bundle);
 
 /// Names of the steps that a recipe may chain.
 std::vector<std::string> recipe_steps();

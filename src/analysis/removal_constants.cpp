@@ -71,16 +71,17 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan_range(const Node& n
     set(node, 3, static_cast<std::int64_t>(before(first + *length) - before(first)));
     return std::nullopt;
   }
-  const auto& start = node.operands[2];
-  const auto& end = node.operands[3];
-  if (node.operands[4].integer().value_or(1) != 1) return obstacle(node, "it skips entries");
+  const std::size_t first = base == "aten::slice_scatter" ? 3 : 2;
+  const auto& start = node.operands[first];
+  const auto& end = node.operands[first + 1];
+  if (node.operands[first + 2].integer().value_or(1) != 1) return obstacle(node, "it skips entries");
   if (!start.is_none()) {
     if (!start.integer()) return obstacle(node, "its start depends on sizes");
-    set(node, 2, static_cast<std::int64_t>(before(*start.integer())));
+    set(node, first, static_cast<std::int64_t>(before(*start.integer())));
   }
   if (!end.is_none()) {
     if (!end.integer()) return obstacle(node, "its end depends on sizes");
-    if (*end.integer() < full) set(node, 3, static_cast<std::int64_t>(before(*end.integer())));
+    if (*end.integer() < full) set(node, first + 1, static_cast<std::int64_t>(before(*end.integer())));
   }
   return std::nullopt;
 }

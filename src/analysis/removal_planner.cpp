@@ -148,7 +148,8 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan(const Node& node) {
     found = plan_sizes(node, 1, rank - static_cast<std::int64_t>(shape ? shape->size() : 1));
   } else if (base == "aten::chunk" || base == "aten::split" || base == "aten::split_with_sizes") {
     found = plan_pieces(node);
-  } else if (base == "aten::slice" || base == "aten::narrow" || base == "aten::select") {
+  } else if (base == "aten::slice" || base == "aten::slice_scatter" || base == "aten::narrow" ||
+             base == "aten::select") {
     found = plan_range(node);
   } else if (base == "aten::constant_pad_nd" || base == "aten::pad" || base == "aten::_pad_enum") {
     found = plan_pad(node);

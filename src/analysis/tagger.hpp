@@ -69,6 +69,7 @@ class Tagger {
   void embedding(const Node& node);
   void recurrent(const Node& node);
   void pad(const Node& node);
+  void scatter(const Node& node);
   void fill(const Node& node);
   void fake_quantize_channels(const Node& node);
   void no_rule(const Node& node);

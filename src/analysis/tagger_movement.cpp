@@ -202,6 +202,20 @@ void Tagger::pad(const Node& node) {
   }
 }
 
+// A slice is written over: what is written goes with what was there, since both have the same place.
+void Tagger::scatter(const Node& node) {
+  const auto self = in(node, 0), source = in(node, 1);
+  const auto dim = node.operand("dim").integer(), step = node.operand("step").integer();
+  const auto &start = node.operand("start"), &end = node.operand("end");
+  const auto known = [](const Operand& position) { return position.is_none() || position.integer(); };
+  if (!dim || step != 1 || !known(start) || !known(end)) return no_rule(node);
+  Tagged window{source.sizes, {}};
+  for (const auto& layer : self.layers)
+    window.layers.push_back(normalized(layer.slice(*dim, start.integer(), end.integer())));
+  static_cast<void>(meet(node, {window, source}, source.sizes));
+  out(node).layers = self.layers;
+}
+
 // `zeros`, `full`: every entry is the same, so any of them may go.
 void Tagger::fill(const Node& node) {
   auto& result = out(node);

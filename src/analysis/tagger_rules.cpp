@@ -35,6 +35,7 @@ const std::map<std::string, Tagger::Rule, std::less<>>& Tagger::rules() {
     add(&Tagger::embedding, {"embedding"});
     add(&Tagger::recurrent, {"lstm", "gru", "rnn_tanh", "rnn_relu"});
     add(&Tagger::pad, {"constant_pad_nd", "pad", "_pad_enum"});
+    add(&Tagger::scatter, {"slice_scatter"});
     add(&Tagger::fill, {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"});
     add(&Tagger::fake_quantize_channels, {"fake_quantize_per_channel_affine"});
     add(&Tagger::elementwise, {"dropout",

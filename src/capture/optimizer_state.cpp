@@ -146,10 +146,7 @@ OptimizerState::OptimizerState(optim::Optimizer& optimizer, const ParameterEdits
 
 std::function<void()> OptimizerState::apply() {
   const auto put = [&optimizer = optimizer_, resets = numel_changes_](const States& states) {
-    for (auto& [key, state] : optimizer.state()) {
-      const auto found = states.find(key);
-      if (found != states.end()) state = found->second->clone();
-    }
+    for (const auto& [key, state] : states) optimizer.state()[key] = state->clone();
     for (auto it = optimizer.state().begin(); it != optimizer.state().end();)
       it = states.contains(it->first) ? std::next(it) : optimizer.state().erase(it);
     if (auto* lbfgs = dynamic_cast<optim::LBFGS*>(&optimizer); lbfgs && resets) lbfgs->*numel_cache() = std::nullopt;

@@ -2,13 +2,13 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <limits>
+#include <numeric>
 
 PARE_NAMESPACE_BEGIN
 
-namespace {
-
-at::Tensor inverse_of(const at::Tensor& covariance, double damping) {
+at::Tensor damped_inverse(const at::Tensor& covariance, double damping) {
   auto damped = covariance.clone();
   const auto mean = std::max(damped.diagonal().mean().item<double>(), 1e-30);
   damped.diagonal().add_((damping + 1e-9) * mean);
@@ -18,33 +18,46 @@ at::Tensor inverse_of(const at::Tensor& covariance, double damping) {
   return at::linalg_inv(damped).to(at::kFloat);
 }
 
-}  // namespace
-
-Elimination::Elimination(const at::Tensor& weight, const at::Tensor& covariance, at::Tensor blocks, double damping)
-    : weight_(weight.to(at::kFloat)),
-      inverse_(inverse_of(covariance, damping)),
-      blocks_(std::move(blocks)),
-      gone_(at::zeros({blocks_.size(0)}, at::kBool)) {}
+Elimination::Elimination(const at::Tensor& weight, const at::Tensor& inverse, std::int64_t units)
+    : units_(units),
+      width_(weight.size(1) / units),
+      weight_(weight.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true)),
+      inverse_(inverse.clone()),
+      present_(static_cast<std::size_t>(units)),
+      gone_(static_cast<std::size_t>(units), false) {
+  std::iota(present_.begin(), present_.end(), 0);
+}
 
 at::Tensor Elimination::costs() const {
-  const auto units = blocks_.size(0), width = blocks_.size(1);
-  const auto columns = weight_.index_select(1, blocks_.flatten()).view({-1, units, width}).permute({1, 0, 2});
+  const auto present = static_cast<std::int64_t>(present_.size());
+  const auto columns = weight_.view({-1, present, width_});
   at::Tensor costs;
-  if (width == 1) {
-    costs = columns.square().sum({1, 2}) / inverse_.diagonal().index_select(0, blocks_.flatten()).clamp_min(1e-30);
+  if (width_ == 1) {
+    costs = columns.square().sum({0, 2}) / inverse_.diagonal().clamp_min(1e-30);
   } else {
-    auto inner = inverse_.index({blocks_.unsqueeze(2), blocks_.unsqueeze(1)});  // [units, width, width]
-    inner = inner.clone();
-    inner.index_put_({gone_}, at::eye(width, at::kFloat));
-    const auto solved = at::linalg_solve(inner, columns.transpose(1, 2));  // [units, width, outputs]
-    costs = (solved * columns.transpose(1, 2)).sum({1, 2});
+    auto inner = inverse_.view({present, width_, present, width_}).diagonal(0, 0, 2).permute({2, 0, 1}).clone();
+    for (std::size_t i = 0; i < gone_.size(); ++i)
+      if (gone_[i]) inner[static_cast<std::int64_t>(i)].copy_(at::eye(width_, at::kFloat));
+    const auto squares = columns.permute({1, 2, 0}).matmul(columns.permute({1, 0, 2}));  // W_b^T W_b of each unit
+    costs = at::linalg_solve(inner, squares).diagonal(0, 1, 2).sum(1);
   }
-  return costs.to(at::kDouble).clamp_min(0.0).masked_fill(gone_, std::numeric_limits<double>::infinity());
+  auto all = at::full({units_}, std::numeric_limits<double>::infinity(), at::kDouble);
+  const auto values = costs.to(at::kDouble).clamp_min(0.0).contiguous();
+  for (std::size_t i = 0; i < present_.size(); ++i)
+    if (!gone_[i])
+      all.mutable_data_ptr<double>()[present_[i]] = values.const_data_ptr<double>()[static_cast<std::int64_t>(i)];
+  return all;
 }
 
 void Elimination::remove(const std::vector<std::int64_t>& units) {
-  const auto chosen = at::tensor(units, at::kLong);
-  const auto features = blocks_.index_select(0, chosen).flatten();
+  std::vector<std::int64_t> positions;
+  for (const auto unit : units) {
+    const auto place = std::ranges::lower_bound(present_, unit) - present_.begin();
+    gone_[static_cast<std::size_t>(place)] = true;
+    for (std::int64_t k = 0; k < width_; ++k) positions.push_back(place * width_ + k);
+  }
+  gone_count_ += static_cast<std::int64_t>(units.size());
+  const auto features = at::tensor(positions, at::kLong);
   const auto rows = inverse_.index_select(0, features);                        // [J, F]
   const auto solved = at::linalg_solve(rows.index_select(1, features), rows);  // [J, F]
   weight_.addmm_(weight_.index_select(1, features), solved, 1, -1);
@@ -52,12 +65,27 @@ void Elimination::remove(const std::vector<std::int64_t>& units) {
   weight_.index_fill_(1, features, 0);
   inverse_.index_fill_(0, features, 0);
   inverse_.index_fill_(1, features, 0);
-  gone_.index_fill_(0, chosen, true);
+  constexpr std::int64_t kShare = 8;  // of what is gone when the rest moves together
+  if (gone_count_ * kShare >= static_cast<std::int64_t>(present_.size())) compact();
 }
 
-at::Tensor elimination_costs(const at::Tensor& weight, const at::Tensor& variances, const at::Tensor& blocks) {
-  const auto each = weight.square().sum(0) * variances;
-  return each.index_select(0, blocks.flatten()).view(blocks.sizes()).sum(1);
+void Elimination::compact() {
+  std::vector<std::int64_t> features, left;
+  for (std::size_t i = 0; i < present_.size(); ++i) {
+    if (gone_[i]) continue;
+    left.push_back(present_[i]);
+    for (std::int64_t k = 0; k < width_; ++k) features.push_back(static_cast<std::int64_t>(i) * width_ + k);
+  }
+  const auto index = at::tensor(features, at::kLong);
+  weight_ = weight_.index_select(1, index);
+  inverse_ = inverse_.index_select(0, index).index_select(1, index);
+  present_ = std::move(left);
+  gone_.assign(present_.size(), false);
+  gone_count_ = 0;
+}
+
+at::Tensor elimination_costs(const at::Tensor& weight, const at::Tensor& variances, std::int64_t units) {
+  return (weight.to(at::kDouble).square().sum(0) * variances).view({units, -1}).sum(1);
 }
 
 PARE_NAMESPACE_END

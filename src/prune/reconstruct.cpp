@@ -25,7 +25,7 @@ class Walk {
  public:
   Walk(const Model& original, const Model& pruned, Rewriter& rewriter, const Removal& removal,
        const Batches& calibration, const PruningSettings& settings)
-      : original_(original), pruned_(pruned), rewriter_(rewriter), settings_(settings) {
+      : original_(original), pruned_(pruned), rewriter_(rewriter), settings_(settings), calibration_(calibration) {
     for (const auto& weight : removal.weights) kept_[weight.path][weight.dim] = weight.kept;
     for (const auto& constant : removal.constants) edited_.insert(constant.node);
     for (const auto& replacement : removal.replacements) edited_.insert(replacement.node);
@@ -150,6 +150,7 @@ class Walk {
     const auto& weight_path = path(region.weight);
     const auto outputs = kept_of(weight_path, form->axis);
     const bool last = form->kernel.empty();
+    const auto limit = samples_of_batch(calibration_, form->features);
     Refit refit(to_rows(*form, pruned_.weight(weight_path).detach()));
     for (std::size_t b = 0; b < batches_.size(); ++b) {
       const auto& input = now(b, region.inputs[0]);
@@ -160,7 +161,6 @@ class Walk {
         target = target - chosen(original_.weight(region.bias).detach(), 0, outputs).reshape(shape_of(target, axis));
       }
       if (const auto lost = shortfall(region, outputs, b, axis); lost.defined()) target = target + lost;
-      const auto limit = std::max<std::int64_t>(16384, 4 * form->features);
       refit.observe(features_of(*form, input.to(at::kFloat), limit)[0],
                     outputs_of(*form, target.to(at::kFloat), limit));
     }
@@ -213,6 +213,7 @@ class Walk {
   const Model& pruned_;
   Rewriter& rewriter_;
   const PruningSettings& settings_;
+  const Batches& calibration_;
   std::map<std::string, std::map<std::int64_t, Kept>> kept_;
   std::set<NodeId> edited_;
   std::set<std::string> refitted_;

@@ -38,8 +38,12 @@ class Scorer {
     if (importance.need == Need::Gradient) gradients_ = gradients_of(model, *calibration, settings.loss);
     if (importance.need != Need::Activations && !importance.eliminates) return;
     readers_ = readers_of(model.graph());
-    // Inverting and updating cost several times what a refit does.
-    observe_inputs(model, *calibration, importance.eliminates ? settings.max_features / 2 : 0, seed, readers_);
+    if (importance.eliminates) {
+      // Inverting and updating cost several times what a refit does.
+      observe_layers(model, *calibration, settings.max_features / 2, seed, readers_);
+    } else {
+      observe_activations(model, *calibration, readers_);
+    }
   }
 
   Candidate operator()(const ChannelGroup& group) {
@@ -106,28 +110,49 @@ class Scorer {
   // Units go one after the other from all layers that read them. @return false when no layer does linearly
   bool eliminate(const ChannelGroup& group, Candidate& candidate) {
     const auto units = static_cast<std::int64_t>(group.size());
-    std::vector<Elimination> layers;
+    struct Reading {
+      Features* features;
+      at::Tensor columns;
+      std::vector<at::Tensor> weights;
+    };
+    std::vector<Reading> readings;  // layers that read the same features are judged at once
     auto fixed = at::zeros({units}, at::kDouble);
     bool any = false;
     for (const auto& slice : group.slices) {
       for (const auto& reader : readers_) {
-        if (!reads(reader, slice) || !reader.mean_square.defined()) continue;
+        if (!reads(reader, slice) || reader.batches == 0) continue;
         any = true;
-        auto weight = to_rows(reader.form, model_.weight(reader.path).detach()).to(at::kDouble);
-        if (reader.sensitivity.defined()) weight = weight * reader.sensitivity.sqrt().unsqueeze(1);
-        const auto blocks = blocks_of(slice, reader.window);
-        if (reader.inputs.empty()) {
-          const auto variances = reader.mean_square.repeat_interleave(reader.window);
-          fixed += elimination_costs(weight, variances, blocks);
+        const auto columns = columns_of(slice, reader.window);
+        auto weight = to_rows(reader.form, model_.weight(reader.path).detach()).index_select(1, columns);
+        if (reader.sensitivity.defined()) weight = weight * reader.sensitivity.sqrt().to(at::kFloat).unsqueeze(1);
+        if (reader.features) {
+          auto known = std::ranges::find(readings, reader.features.get(), &Reading::features);
+          if (known == readings.end()) known = readings.insert(known, {reader.features.get(), columns, {}});
+          known->weights.push_back(weight);
         } else {
-          layers.emplace_back(weight, reader.inputs.second_moment(true)[0], blocks, *settings_.importance.eliminates);
+          const auto variances = reader.mean_square.repeat_interleave(reader.window).index_select(0, columns);
+          fixed += elimination_costs(weight, variances, units);
         }
       }
     }
     if (!any) return false;
     if (!fixed.isfinite().all().item<bool>()) not_finite(group);
+    std::vector<Elimination> layers;
+    for (const auto& reading : readings) {
+      const auto& inverse = inverse_of(*reading.features);
+      layers.emplace_back(at::cat(reading.weights),
+                          inverse.index_select(0, reading.columns).index_select(1, reading.columns), units);
+    }
     order_units(group, layers, fixed, candidate);
     return true;
+  }
+
+  const at::Tensor& inverse_of(Features& features) const {
+    if (!features.inverse.defined()) {
+      features.inverse = damped_inverse(features.moments.second_moment(true)[0], *settings_.importance.eliminates);
+      features.moments = Gram();
+    }
+    return features.inverse;
   }
 
   [[noreturn]] static void not_finite(const ChannelGroup& group) {
@@ -135,12 +160,13 @@ class Scorer {
          "importances are NaN or infinite; check the weights and the calibration batches");
   }
 
-  static at::Tensor blocks_of(const ChannelGroup::Slice& slice, std::int64_t window) {
+  // The features that go with each unit, one unit after the other.
+  static at::Tensor columns_of(const ChannelGroup::Slice& slice, std::int64_t window) {
     std::vector<std::int64_t> features;
     for (const auto& unit : slice.indices)
       for (const auto channel : unit)
         for (std::int64_t k = 0; k < window; ++k) features.push_back(channel * window + k);
-    return at::tensor(features, at::kLong).view({static_cast<std::int64_t>(slice.indices.size()), -1});
+    return at::tensor(features, at::kLong);
   }
 
   void order_units(const ChannelGroup& group, std::vector<Elimination>& layers, const at::Tensor& fixed,

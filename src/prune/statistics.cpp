@@ -1,5 +1,6 @@
 #include "statistics.hpp"
 
+#include <fmt/ranges.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -33,25 +34,72 @@ at::Tensor own_loss(const std::vector<at::Tensor>& outputs) {
   return sum;
 }
 
-// Mean of f over all axes but the channels'.
+// Mean over all axes but the channels'.
 at::Tensor over_positions(const at::Tensor& values, bool channels_last) {
-  const auto flat = channels_last ? values.reshape({-1, values.size(-1)}) : values.transpose(0, 1).flatten(1).t();
-  return flat.mean(0, false, at::kDouble);
+  std::vector<std::int64_t> axes;
+  for (std::int64_t axis = 0; axis < values.dim(); ++axis)
+    if (axis != (channels_last ? values.dim() - 1 : 1)) axes.push_back(axis);
+  return (axes.empty() ? values : values.mean(axes)).to(at::kDouble);
 }
 
-void observe(Reader& reader, const at::Tensor& input, std::int64_t max_features) {
-  const bool last = reader.form.kernel.empty();
-  const auto values = input.detach().to(at::kFloat);
-  const auto add = [](at::Tensor& sum, const at::Tensor& part) { sum = sum.defined() ? sum + part : part; };
-  add(reader.mean_square, over_positions(values.square(), last));
-  add(reader.mean_magnitude, over_positions(values.abs(), last));
-  add(reader.zeros, over_positions(values.eq(0).to(at::kFloat), last));
-  reader.batches += 1;
-  if (reader.form.features <= max_features)
-    reader.inputs.observe(features_of(reader.form, values, std::max<std::int64_t>(16384, 4 * reader.form.features)));
+void add(at::Tensor& sum, const at::Tensor& part) { sum = sum.defined() ? sum + part : part; }
+
+// Layers that read the same features have the same key.
+std::string features_key(const Reader& reader) {
+  const auto& form = reader.form;
+  return fmt::format("{} {} {} {} {} {}", index(reader.region.inputs[0]), form.features, fmt::join(form.kernel, ","),
+                     fmt::join(form.stride, ","), fmt::join(form.padding, ","), fmt::join(form.dilation, ","));
+}
+
+// The values that layers read, and the results of those layers.
+struct Taps {
+  std::map<std::size_t, std::vector<std::size_t>> of_input, of_output;
+  Taps(const Graph& graph, const std::vector<Reader>& readers) {
+    for (std::size_t r = 0; r < readers.size(); ++r) {
+      of_input[index(readers[r].region.inputs[0])].push_back(r);
+      of_output[index(graph.node(readers[r].region.anchor).output())].push_back(r);
+    }
+  }
+};
+
+// A random projection of everything that the model returns, each output to its own scale.
+at::Tensor projected(const std::vector<at::Tensor>& outputs, at::Generator& generator) {
+  at::Tensor projection;
+  for (const auto& output : outputs) {
+    if (!output.defined() || !output.is_floating_point() || !output.requires_grad()) continue;
+    const auto scale = 1.0 / (output.detach().to(at::kDouble).std().item<double>() + 1e-12);
+    const auto signs = at::randint(0, 2, output.sizes(), generator, output.options().dtype(at::kFloat)) * 2 - 1;
+    add(projection, (output.to(at::kFloat) * signs).sum() * (std::isfinite(scale) ? scale : 1.0));
+  }
+  return projection;
+}
+
+// How the projection reacts to each output of each layer.
+void observe_sensitivity(const at::Tensor& projection, const std::map<std::size_t, at::Tensor>& results,
+                         const Taps& taps, std::vector<Reader>& readers) {
+  std::vector<at::Tensor> values;
+  for (const auto& [id, tensor] : results) values.push_back(tensor);
+  const auto gradients = torch::autograd::grad({projection}, values, {}, false, false, /*allow_unused=*/true);
+  std::size_t i = 0;
+  for (const auto& [id, tensor] : results) {
+    const auto& gradient = gradients[i++];
+    if (!gradient.defined()) continue;
+    for (const auto r : taps.of_output.at(id)) {
+      const auto positions = static_cast<double>(gradient.numel()) / static_cast<double>(readers[r].form.outputs) /
+                             static_cast<double>(gradient.size(0));
+      add(readers[r].sensitivity,
+          over_positions(gradient.to(at::kFloat).square(), readers[r].form.kernel.empty()) * positions);
+    }
+  }
 }
 
 }  // namespace
+
+std::int64_t samples_of_batch(const Batches& calibration, std::int64_t features) {
+  constexpr std::int64_t kSamples = 32768, kEach = 32, kLeast = 512;
+  const auto batches = static_cast<std::int64_t>(calibration.size().value_or(8));
+  return std::max(kLeast, std::max(kSamples, kEach * features) / std::max<std::int64_t>(batches, 1));
+}
 
 std::vector<Reader> readers_of(const Graph& graph) {
   std::vector<Reader> readers;
@@ -70,59 +118,74 @@ std::vector<Reader> readers_of(const Graph& graph) {
   return readers;
 }
 
-void observe_inputs(const Model& model, const Batches& calibration, std::int64_t max_features, std::uint64_t seed,
+void observe_activations(const Model& model, const Batches& calibration, std::vector<Reader>& readers) {
+  const at::NoGradGuard no_grad;
+  const Taps taps(model.graph(), readers);
+  for (const auto& batch : calibration)
+    static_cast<void>(model.run(batch, [&](ValueId value, const at::Tensor& tensor) {
+      const auto found = taps.of_input.find(index(value));
+      if (found == taps.of_input.end()) return;
+      const auto values = tensor.to(at::kFloat);
+      for (const auto r : found->second) {
+        auto& reader = readers[r];
+        const bool last = reader.form.kernel.empty();
+        add(reader.mean_square, over_positions(values.square(), last));
+        add(reader.mean_magnitude, over_positions(values.abs(), last));
+        add(reader.zeros, over_positions(values.eq(0).to(at::kFloat), last));
+        reader.batches += 1;
+      }
+    }));
+  for (auto& reader : readers) {
+    if (reader.batches == 0) continue;
+    reader.mean_square = reader.mean_square / reader.batches;
+    reader.mean_magnitude = reader.mean_magnitude / reader.batches;
+    reader.zeros = reader.zeros / reader.batches;
+  }
+}
+
+void observe_layers(const Model& model, const Batches& calibration, std::int64_t max_features, std::uint64_t seed,
                     std::vector<Reader>& readers) {
   const at::AutoGradMode with_gradients(true);
   const auto copy = differentiable(model);
-  std::map<std::size_t, std::vector<std::size_t>> of_input, of_output;
-  for (std::size_t r = 0; r < readers.size(); ++r) {
-    of_input[index(readers[r].region.inputs[0])].push_back(r);
-    of_output[index(copy.graph().node(readers[r].region.anchor).output())].push_back(r);
+  const Taps taps(copy.graph(), readers);
+  std::map<std::string, std::shared_ptr<Features>> shared;
+  for (auto& reader : readers) {
+    if (reader.form.features > max_features) continue;
+    auto& features = shared[features_key(reader)];
+    if (!features) features = std::make_shared<Features>();
+    reader.features = features;
   }
+  const auto observe = [&](const std::vector<std::size_t>& those, const at::Tensor& input) {
+    std::set<const Features*> seen;
+    const auto values = input.detach().to(at::kFloat);
+    for (const auto r : those) {
+      auto& reader = readers[r];
+      reader.batches += 1;
+      if (!reader.features) {
+        add(reader.mean_square, over_positions(values.square(), reader.form.kernel.empty()));
+      } else if (seen.insert(reader.features.get()).second) {
+        reader.features->moments.observe(
+            features_of(reader.form, values, samples_of_batch(calibration, reader.form.features)));
+      }
+    }
+  };
   auto generator = at::detail::createCPUGenerator(seed);
   double batches = 0;
   for (const auto& batch : calibration) {
     std::map<std::size_t, at::Tensor> results;
     const auto outputs = copy.run(batch, [&](ValueId value, const at::Tensor& tensor) {
-      if (const auto found = of_input.find(index(value)); found != of_input.end()) {
-        for (const auto r : found->second) observe(readers[r], tensor, max_features);
-      }
-      if (of_output.contains(index(value)) && tensor.requires_grad()) results[index(value)] = tensor;
+      if (const auto found = taps.of_input.find(index(value)); found != taps.of_input.end())
+        observe(found->second, tensor);
+      if (taps.of_output.contains(index(value)) && tensor.requires_grad()) results[index(value)] = tensor;
     });
-    at::Tensor projection;
-    for (const auto& output : outputs) {
-      if (!output.defined() || !output.is_floating_point() || !output.requires_grad()) continue;
-      const auto scale = 1.0 / (output.detach().to(at::kDouble).std().item<double>() + 1e-12);
-      const auto signs = at::randint(0, 2, output.sizes(), generator, output.options().dtype(at::kFloat)) * 2 - 1;
-      const auto part = (output.to(at::kFloat) * signs).sum() * (std::isfinite(scale) ? scale : 1.0);
-      projection = projection.defined() ? projection + part : part;
-    }
+    const auto projection = projected(outputs, generator);
     if (!projection.defined()) continue;
-    std::vector<at::Tensor> values;
-    std::vector<std::size_t> ids;
-    for (auto& [id, tensor] : results) {
-      ids.push_back(id);
-      values.push_back(tensor);
-    }
-    const auto gradients = torch::autograd::grad({projection}, values, {}, false, false, /*allow_unused=*/true);
     batches += 1;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (!gradients[i].defined()) continue;
-      for (const auto r : of_output[ids[i]]) {
-        auto& reader = readers[r];
-        const auto square = over_positions(gradients[i].to(at::kFloat).square(), reader.form.kernel.empty()) *
-                            (static_cast<double>(gradients[i].numel()) / static_cast<double>(reader.form.outputs) /
-                             static_cast<double>(gradients[i].size(0)));
-        reader.sensitivity = reader.sensitivity.defined() ? reader.sensitivity + square : square;
-      }
-    }
+    observe_sensitivity(projection, results, taps, readers);
   }
   for (auto& reader : readers) {
     if (reader.sensitivity.defined()) reader.sensitivity = reader.sensitivity / batches;
-    if (reader.batches == 0) continue;
-    reader.mean_square = reader.mean_square / reader.batches;
-    reader.mean_magnitude = reader.mean_magnitude / reader.batches;
-    reader.zeros = reader.zeros / reader.batches;
+    if (reader.mean_square.defined()) reader.mean_square = reader.mean_square / reader.batches;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "pare/capture/commit.hpp"
+#include "pare/capture/hand_over.hpp"
 #include "pare/graph/rewriter.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
@@ -160,4 +161,71 @@ TEST_CASE("an optimizer's own kind of state is refused unless it can be narrowed
   const auto& kept = dynamic_cast<OwnState&>(*optimizer.state().at(net.first->weight.unsafeGetTensorImpl()));
   CHECK(torch::equal(kept.average.flatten(1).select(1, 0),
                      torch::tensor({0.0, 1.0, 3.0, 4.0, 5.0, 7.0}, torch::kDouble)));
+}
+
+namespace {
+
+double step(const pare::Model& model, optim::Optimizer& optimizer, int number) {
+  torch::manual_seed(100 + number);
+  const auto x = torch::randn({8, 3, 6, 6}, torch::kDouble);
+  const auto y = torch::randint(4, {8});
+  const auto closure = [&] {
+    optimizer.zero_grad();
+    auto loss = nn::functional::cross_entropy(model(x), y);
+    loss.backward();
+    return loss;
+  };
+  return optimizer.step(closure).item<double>();
+}
+
+// The losses of a training of the Model itself.
+std::vector<double> model_trajectory(const MakeOptimizer& make, bool prune, bool take_back) {
+  Net net;
+  net.eval();
+  auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
+  model.detach_weights();
+  auto optimizer = make(model.parameters());
+  model.train();
+  for (int i = 0; i < kBefore; ++i) step(model, *optimizer, i);
+  if (prune) {
+    auto smaller = model;
+    narrow(smaller);
+    auto handed = pare::hand_over(*optimizer, model, smaller);
+    CHECK(handed.tensors().size() == 4);
+    if (take_back) {
+      handed.roll_back();
+    } else {
+      model = smaller;
+    }
+  }
+  std::vector<double> losses;
+  for (int i = 0; i < kAfter; ++i) losses.push_back(step(model, *optimizer, kBefore + i));
+  return losses;
+}
+
+}  // namespace
+
+TEST_CASE("an optimizer that trains the model goes on with a smaller one, and back", "[commit]") {
+  for (const auto& [name, make] : optimizers()) {
+    DYNAMIC_SECTION(name) {
+      const auto unpruned = model_trajectory(make, false, false);
+      CHECK(distance(unpruned, model_trajectory(make, true, false)) < kSameTrajectory);
+      CHECK(distance(unpruned, model_trajectory(make, true, true)) == 0);
+    }
+  }
+}
+
+TEST_CASE("an optimizer is not handed over to a model of another line", "[commit]") {
+  Net net, other;
+  net.eval();
+  other.eval();
+  auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
+  auto stranger = pare::capture(other, torch::randn({2, 3, 6, 6}, torch::kDouble));
+  model.detach_weights();
+  auto smaller = model;
+  narrow(smaller);
+  optim::Adam optimizer(smaller.parameters(), optim::AdamOptions(1e-2));
+  const auto held = optimizer.param_groups()[0].params();
+  CHECK(raises("pare.commit.122", [&] { pare::hand_over(optimizer, smaller, stranger); }));
+  for (std::size_t i = 0; i < held.size(); ++i) CHECK(held[i].is_same(optimizer.param_groups()[0].params()[i]));
 }

@@ -4,8 +4,7 @@
 #include <set>
 #include <thread>
 
-#include "examples/models/registry.hpp"
-#include "pare/capture/capture.hpp"
+#include "examples/models/captured.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
@@ -18,21 +17,9 @@ namespace {
 constexpr double kFloatSqnr = 80.0;  ///< dB: other kernels sum in another order
 constexpr double kBf16Sqnr = 25.0;   ///< dB: eight bits of mantissa through a whole network
 
-struct Subject {
-  models::Bundle bundle;
-  pare::Model model;
-};
+models::Captured capture(const std::string& name) { return models::captured(name, 2); }
 
-Subject capture(const std::string& name) {
-  torch::manual_seed(2);
-  auto bundle = models::make(name);
-  models::settle(bundle);
-  bundle.module->eval();
-  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
-  return {std::move(bundle), std::move(model)};
-}
-
-pare::Model quantized(const Subject& subject, const pare::AnyPass& pass) {
+pare::Model quantized(const models::Captured& subject, const pare::AnyPass& pass) {
   std::vector<pare::Batch> batches{subject.bundle.example(4), subject.bundle.example(4)};
   return pare::apply(pass, subject.model, {.calibration = batches}).model;
 }

@@ -4,10 +4,9 @@
 #include <map>
 #include <set>
 
-#include "examples/models/registry.hpp"
+#include "examples/models/captured.hpp"
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
-#include "pare/capture/capture.hpp"
 #include "pare/graph/verify.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/l2.hpp"
@@ -15,23 +14,6 @@
 #include "tests/support/catch.hpp"
 
 namespace {
-
-struct Subject {
-  models::Bundle bundle;
-  pare::Model model;
-};
-
-Subject subject(const std::string& name) {
-  torch::manual_seed(0);
-  auto bundle = models::make(name);
-  models::settle(bundle);
-  bundle.module->eval();
-  pare::CaptureOptions options;
-  if (bundle.input.kind == data::InputFormat::Kind::kTokens)
-    options.dims = {{"batch", {{0, 0}, {1, 0}}}, {"length", {{0, 1}, {1, 1}}}};
-  auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), options);
-  return {std::move(bundle), std::move(model)};
-}
 
 // Multiply-accumulates from the tensors of a real run.
 std::int64_t executed_macs(const pare::Model& model, const models::Tensors& inputs) {
@@ -86,7 +68,7 @@ std::set<std::int64_t> averaged(const pare::Model& model, const pare::ChannelGro
 TEST_CASE("the zoo prunes at every ratio, costs what was predicted, runs and trains", "[pruner][zoo]") {
   for (const auto& name : models::names()) {
     INFO(name);
-    const auto [bundle, model] = subject(name);
+    const auto [bundle, model] = models::captured(name, 0, true);
     const auto inputs = bundle.example(2);
     const auto example = bundle.example(1);
     for (const double ratio : {0.1, 0.3, 0.5, 0.7}) {
@@ -106,7 +88,7 @@ TEST_CASE("units whose contribution is zero leave the outputs as they were", "[p
   const torch::NoGradGuard no_grad;
   for (const auto& name : models::names()) {
     INFO(name);
-    auto [bundle, model] = subject(name);
+    auto [bundle, model] = models::captured(name, 0, true);
     const auto inputs = bundle.example(2);
     model.detach_weights();
     const pare::ChannelGroups groups(model);

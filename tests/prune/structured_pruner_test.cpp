@@ -217,6 +217,8 @@ TEST_CASE("bad input is one clear error, and the model is what it was", "[pruner
   CHECK(raises("pare.prune.102", [&] { prune(pare::Pruner{.max_ratio = pare::Ratio{1.0}}); }));
   CHECK(raises("pare.prune.104", [&] { prune(pare::Pruner{.keep = {"backbone.*"}}); }));
   CHECK(raises("pare.prune.105", [&] { prune(pare::Pruner{.macs = 99_pct}); }));
+  CHECK(raises("pare.prune.101", [&] { prune(pare::Pruner{.latency = pare::Ratio{1.5}}); }));
+  CHECK(raises("pare.prune.105", [&] { prune(pare::Pruner{.latency = pare::Ratio{0.9999}}); }));
   CHECK(raises("pare.prune.106", [&] { prune(pare::Pruner{.keep = {"*"}}); }));
   CHECK(raises("pare.prune.107",
                [&] { static_cast<void>(pare::apply(pare::Pruner{.importance = pare::Taylor{}}, fixture.model)); }));
@@ -226,4 +228,18 @@ TEST_CASE("bad input is one clear error, and the model is what it was", "[pruner
   CHECK(raises("pare.prune.103", [&] { prune(pare::Pruner{.importance = NotANumber{}}); }));
   CHECK(fixture.model(torch::ones({1, 3, 8, 8})).equal(outputs));
   CHECK(kept(fixture.model, "stem.weight") == 16);
+}
+
+TEST_CASE("a budget of measured latency is searched with compiled models", "[pruner]") {
+  Fixture fixture;
+  const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{},
+                                               .latency = 5_pct,
+                                               .compile = {.threads = 1},
+                                               .latency_inputs = {torch::randn({16, 3, 32, 32})},
+                                               .reconstruct = false,
+                                               .recalibrate = false},
+                                  fixture.model);
+  CHECK(pare::Cost(pruned.model).macs() < pare::Cost(fixture.model).macs());
+  const at::Tensor outputs = pruned.model(torch::randn({3, 3, 8, 8}));
+  CHECK(outputs.isfinite().all().item<bool>());
 }

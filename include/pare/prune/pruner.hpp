@@ -25,8 +25,10 @@ PARE_NAMESPACE_BEGIN
 /// lost (He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017); batch norms get the
 /// statistics' change. Without calibration data the last two are left out.
 ///
-/// Of the targets the first given counts: `ratio`, `macs`, `parameters`, `bytes`; each is the share that goes. None:
-/// half of the multiply-accumulates. A group that cannot be pruned is a `declined` row that says why.
+/// Of the targets the first given counts: `latency`, `ratio`, `macs`, `parameters`, `bytes`; each is the share that
+/// goes. None: half of the multiply-accumulates. For `latency`, models with fewer and fewer multiply-accumulates are
+/// compiled and timed beside the original until the share is found; on a busy machine it is as inexact as the clock. A
+/// group that cannot be pruned is a `declined` row that says why.
 ///
 /// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, `.103` importances
 /// that are NaN or infinite, `.104` a `keep` pattern that fits no layer, `.105` a target that cannot be met, `.106`
@@ -38,6 +40,9 @@ struct Pruner {
   std::optional<Ratio> macs = {};        ///< multiply-accumulates to remove
   std::optional<Ratio> parameters = {};  ///< entries of parameters to remove
   std::optional<Ratio> bytes = {};       ///< bytes of weights to remove
+  std::optional<Ratio> latency = {};     ///< time of the compiled model to remove, measured here and now
+  CompileOptions compile = {};           ///< how models are compiled for that
+  Batch latency_inputs = {};  ///< what they run on; empty: the first calibration batch, or the captured sizes
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;       ///< left on every axis
   std::int64_t round_to = 1;           ///< what is left of a group is a multiple of this, where it was before
@@ -67,6 +72,9 @@ struct Pruner {
             macs,
             parameters,
             bytes,
+            latency,
+            compile,
+            latency_inputs,
             scope,
             min_channels,
             round_to,

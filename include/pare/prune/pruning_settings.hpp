@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pare/core/literals.hpp"
+#include "pare/execute/compile_options.hpp"
 #include "pare/pass/context.hpp"
 #include "pare/prune/any_importance.hpp"
 
@@ -32,7 +33,9 @@ struct PruningSettings {
   AnyImportance importance;
   Aggregation aggregation;
   ImportanceLoss loss;
-  std::optional<Ratio> ratio, macs, parameters, bytes;
+  std::optional<Ratio> ratio, macs, parameters, bytes, latency;
+  CompileOptions compile;
+  Batch latency_inputs;
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;
   std::int64_t round_to = 1;

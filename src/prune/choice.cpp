@@ -1,0 +1,123 @@
+#include "choice.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "pare/core/error.hpp"
+#include "pare/graph/interpreter.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+std::vector<std::int64_t> all_units(const std::vector<Choice>& choices) {
+  std::vector<std::int64_t> units;
+  for (const auto& choice : choices) units.insert(units.end(), choice.units.begin(), choice.units.end());
+  return units;
+}
+
+}  // namespace
+
+Batch made_up_inputs(const Graph& graph) {
+  Batch inputs;
+  for (const auto id : graph.inputs()) {
+    const auto& type = graph.value(id).type;
+    std::vector<std::int64_t> sizes;
+    for (const auto& size : type.sizes) sizes.push_back(size.evaluate(graph.example_dims()));
+    inputs.push_back(c10::isFloatingType(type.dtype) ? at::ones(sizes, at::TensorOptions(type.dtype))
+                                                     : at::zeros(sizes, at::TensorOptions(type.dtype)));
+  }
+  return inputs;
+}
+
+void apply_removal(Rewriter& rewriter, const Removal& removal) {
+  for (const auto& weight : removal.weights) rewriter.narrow(weight.path, weight.dim, weight.kept);
+  for (const auto& constant : removal.constants)
+    rewriter.set_operand(constant.node, constant.position, constant.operand);
+  for (const auto& replacement : removal.replacements)
+    rewriter.replace(replacement.node, replacement.op, replacement.operands);
+  for (const auto& type : removal.types) rewriter.set_type(type.value, type.type);
+}
+
+Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs)
+    : model_(model),
+      groups_(groups),
+      sizes_(model, groups),
+      candidates_(std::move(candidates)),
+      inputs_(inputs.empty() ? made_up_inputs(model.graph()) : std::move(inputs)) {}
+
+// The edits, or why there are none.
+std::optional<Removal> Chooser::plan(const std::vector<std::int64_t>& units, std::string& why) const {
+  try {
+    auto removal = groups_.removal(units);
+    while (!checked(removal)) {
+    }
+    return removal;
+  } catch (const Error& error) {
+    why = error.what();
+    return std::nullopt;
+  }
+}
+
+// Runs the model that a removal leaves. Where a view refuses the strides it is given now (one head left of several
+// makes a transpose a mere renaming), it becomes a reshape. @return false when the removal was changed so
+bool Chooser::checked(Removal& removal) const {
+  auto trial = model_;
+  Rewriter rewriter(trial);
+  apply_removal(rewriter, removal);
+  try {
+    check(trial);
+    return true;
+  } catch (const Error& error) {
+    const auto id = trial.graph().find(error.path());
+    if (error.id() != "pare.run.105" || id == kNoNode || !trial.graph().node(id).is("aten::view")) throw;
+    removal.replacements.push_back({id, "aten::reshape", trial.graph().node(id).operands});
+    return false;
+  }
+}
+
+// Runs it: every value must have the shape it was predicted to have.
+void Chooser::check(const Model& trial) const {
+  const at::NoGradGuard no_grad;
+  const auto dims = Interpreter::bind_dims(trial.graph(), inputs_);
+  static_cast<void>(trial.run(inputs_, [&](ValueId value, const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    const auto& type = trial.graph().value(value).type;
+    for (std::size_t axis = 0; axis < type.rank() && static_cast<std::int64_t>(type.rank()) == tensor.dim(); ++axis)
+      if (const auto expected = type.sizes[axis].evaluate(dims);
+          expected != tensor.size(static_cast<std::int64_t>(axis)))
+        fail("pare.prune.108", "", "an axis has {} entries where {} were predicted",
+             tensor.size(static_cast<std::int64_t>(axis)), expected);
+  }));
+}
+
+Pruning Chooser::choose(const PruningSettings& settings) {
+  for (;;) {
+    if (candidates_.empty()) fail("pare.prune.106", "", "the model has no channels that could be pruned");
+    const auto counts = select(candidates_, sizes_, settings);
+    Pruning pruning;
+    for (std::size_t c = 0; c < candidates_.size(); ++c) {
+      const auto& order = candidates_[c].order;
+      pruning.choices.push_back(
+          {&candidates_[c], {order.begin(), order.begin() + static_cast<std::ptrdiff_t>(counts[c])}});
+    }
+    std::string why;
+    if (auto removal = plan(all_units(pruning.choices), why)) {
+      pruning.removal = std::move(*removal);
+      return pruning;
+    }
+    std::vector<std::size_t> stuck;
+    for (std::size_t c = 0; c < pruning.choices.size(); ++c) {
+      std::string reason;
+      if (pruning.choices[c].units.empty() || plan(pruning.choices[c].units, reason)) continue;
+      declined_.push_back({candidates_[c].group, reason});
+      stuck.push_back(c);
+    }
+    if (stuck.empty()) fail("pare.prune.108", "", "{}", why);
+    for (auto it = stuck.rbegin(); it != stuck.rend(); ++it)
+      candidates_.erase(candidates_.begin() + static_cast<std::ptrdiff_t>(*it));
+  }
+}
+
+PARE_NAMESPACE_END
