@@ -115,7 +115,8 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
       std::vector<torch::Tensor> inputs;
       for (const auto& input : train.inputs) inputs.push_back(input.index_select(0, index));
       if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
-      const bool mix = inputs[0].dim() == 4 && torch::rand({1}).item<double>() < options.mixed;
+      // Not towards the end: running statistics should be those of pictures as they are.
+      const bool mix = inputs[0].dim() == 4 && time < 0.75 && torch::rand({1}).item<double>() < options.mixed;
       if (mix) inputs[0] = blended(inputs[0]);
       torch::Tensor answer, theirs, own;
       {

@@ -17,6 +17,19 @@ std::vector<std::int64_t> all_units(const std::vector<Choice>& choices) {
   return units;
 }
 
+void check_run(const Model& trial, const Batch& inputs) {
+  const auto dims = Interpreter::bind_dims(trial.graph(), inputs);
+  static_cast<void>(trial.run(inputs, [&](ValueId value, const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    const auto& type = trial.graph().value(value).type;
+    for (std::size_t axis = 0; axis < type.rank() && static_cast<std::int64_t>(type.rank()) == tensor.dim(); ++axis)
+      if (const auto expected = type.sizes[axis].evaluate(dims);
+          expected != tensor.size(static_cast<std::int64_t>(axis)))
+        fail("pare.prune.108", "", "an axis has {} entries where {} were predicted",
+             tensor.size(static_cast<std::int64_t>(axis)), expected);
+  }));
+}
+
 }  // namespace
 
 Batch made_up_inputs(const Graph& graph) {
@@ -77,19 +90,19 @@ bool Chooser::checked(Removal& removal) const {
   }
 }
 
-// Runs it: every value must have the shape it was predicted to have.
+// Runs it: every value must have the shape it was predicted to have. Shapes alone are enough where every operator can
+// work without numbers; otherwise, and before anything is refused, the model runs for real.
 void Chooser::check(const Model& trial) const {
   const at::NoGradGuard no_grad;
-  const auto dims = Interpreter::bind_dims(trial.graph(), inputs_);
-  static_cast<void>(trial.run(inputs_, [&](ValueId value, const at::Tensor& tensor) {
-    if (!tensor.defined()) return;
-    const auto& type = trial.graph().value(value).type;
-    for (std::size_t axis = 0; axis < type.rank() && static_cast<std::int64_t>(type.rank()) == tensor.dim(); ++axis)
-      if (const auto expected = type.sizes[axis].evaluate(dims);
-          expected != tensor.size(static_cast<std::int64_t>(axis)))
-        fail("pare.prune.108", "", "an axis has {} entries where {} were predicted",
-             tensor.size(static_cast<std::int64_t>(axis)), expected);
-  }));
+  try {
+    auto shapes = trial;
+    Batch inputs;
+    for (const auto& [path, weight] : trial.weights()) shapes.set_weight(path, weight.tensor.detach().to(at::kMeta));
+    for (const auto& input : inputs_) inputs.push_back(input.to(at::kMeta));
+    check_run(shapes, inputs);
+  } catch (const std::exception&) {
+    check_run(trial, inputs_);
+  }
 }
 
 Pruning Chooser::choose(const PruningSettings& settings) {
@@ -100,7 +113,7 @@ Pruning Chooser::choose(const PruningSettings& settings) {
     for (std::size_t c = 0; c < candidates_.size(); ++c) {
       const auto& order = candidates_[c].order;
       pruning.choices.push_back(
-          {&candidates_[c], {order.begin(), order.begin() + static_cast<std::ptrdiff_t>(counts[c])}});
+          {candidates_[c].group, {order.begin(), order.begin() + static_cast<std::ptrdiff_t>(counts[c])}});
     }
     std::string why;
     if (auto removal = plan(all_units(pruning.choices), why)) {

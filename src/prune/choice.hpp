@@ -13,7 +13,7 @@ PARE_NAMESPACE_BEGIN
 
 /// Which units of a group go.
 struct Choice {
-  const Candidate* candidate;
+  const ChannelGroup* group;
   std::vector<std::int64_t> units;
 };
 

@@ -12,13 +12,16 @@ namespace {
 class Stopwatch {
  public:
   Stopwatch(const Model& model, const PruningSettings& settings, Batch inputs)
-      : model_(model), settings_(settings), inputs_(std::move(inputs)), original_(compile(model, settings.compile)) {}
+      : model_(model),
+        settings_(settings),
+        inputs_(std::move(inputs)),
+        original_(compile(model, {.threads = settings.latency_threads})) {}
 
   double share_of(const Pruning& pruning) {
     auto trial = model_;
     Rewriter rewriter(trial);
     apply_removal(rewriter, pruning.removal);
-    auto compiled = compile(trial, settings_.compile);
+    auto compiled = compile(trial, {.threads = settings_.latency_threads});
     constexpr double kSeconds = 0.4;
     const auto times = measure_latency(
         {[&] { static_cast<void>(original_.run(inputs_)); }, [&] { static_cast<void>(compiled.run(inputs_)); }},

@@ -61,6 +61,7 @@ void validate_pruning(const PruningSettings& settings) {
   check_share(settings.bytes, "bytes");
   check_share(settings.latency, "latency");
   if (settings.min_channels < 1) fail("pare.prune.102", "", "min_channels is {}", settings.min_channels);
+  if (settings.latency_threads < 0) fail("pare.prune.102", "", "latency_threads is {}", settings.latency_threads);
   if (settings.round_to < 1) fail("pare.prune.102", "", "round_to is {}", settings.round_to);
   if (!(settings.max_ratio.fraction > 0.0 && settings.max_ratio.fraction < 1.0))
     fail("pare.prune.102", "", "max_ratio is {}: a group would vanish or stay", settings.max_ratio.fraction);
@@ -102,7 +103,7 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   for (const auto& [group, reason] : chooser.declined()) decline(context, *group, reason);
   apply_removal(context.rewriter(), pruning.removal);
   for (const auto& choice : pruning.choices) {
-    const auto& group = *choice.candidate->group;
+    const auto& group = *choice.group;
     const auto text = choice.units.empty()
                           ? fmt::format("all {} units stay", group.size())
                           : fmt::format("{} of {} units stay", group.size() - choice.units.size(), group.size());

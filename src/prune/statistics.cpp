@@ -12,6 +12,8 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
+constexpr std::int64_t kSamples = 16384;  // which channels matter shows in few; what the others become wants more
+
 // The model on weights that gradients flow to; the tensors are the model's own.
 Model differentiable(const Model& model) {
   auto copy = model;
@@ -95,10 +97,10 @@ void observe_sensitivity(const at::Tensor& projection, const std::map<std::size_
 
 }  // namespace
 
-std::int64_t samples_of_batch(const Batches& calibration, std::int64_t features) {
-  constexpr std::int64_t kSamples = 32768, kEach = 32, kLeast = 512;
+std::int64_t samples_of_batch(const Batches& calibration, std::int64_t samples, std::int64_t features) {
+  constexpr std::int64_t kEach = 16, kLeast = 512;
   const auto batches = static_cast<std::int64_t>(calibration.size().value_or(8));
-  return std::max(kLeast, std::max(kSamples, kEach * features) / std::max<std::int64_t>(batches, 1));
+  return std::max(kLeast, std::max(samples, kEach * features) / std::max<std::int64_t>(batches, 1));
 }
 
 std::vector<Reader> readers_of(const Graph& graph) {
@@ -165,7 +167,7 @@ void observe_layers(const Model& model, const Batches& calibration, std::int64_t
         add(reader.mean_square, over_positions(values.square(), reader.form.kernel.empty()));
       } else if (seen.insert(reader.features.get()).second) {
         reader.features->moments.observe(
-            features_of(reader.form, values, samples_of_batch(calibration, reader.form.features)));
+            features_of(reader.form, values, samples_of_batch(calibration, kSamples, reader.form.features)));
       }
     }
   };

@@ -44,8 +44,9 @@ void observe_activations(const Model& model, const Batches& calibration, std::ve
 void observe_layers(const Model& model, const Batches& calibration, std::int64_t max_features, std::uint64_t seed,
                     std::vector<Reader>& readers);
 
-/// Positions to take from each batch, so that all batches together have enough for this many features.
-std::int64_t samples_of_batch(const Batches& calibration, std::int64_t features);
+/// Positions to take from each batch, so that all batches together have about `samples`, and enough for this many
+/// features.
+std::int64_t samples_of_batch(const Batches& calibration, std::int64_t samples, std::int64_t features);
 
 /// Gradients of the loss: mean, and mean of squares, for each parameter.
 struct Gradients {

@@ -33,10 +33,15 @@ void remove(pare::Model& model, const pare::Removal& removal) {
 }
 
 struct Expected {
-  std::string group;
   std::size_t units;
-  std::vector<std::string> slices;  // path:axis, some of them
+  std::vector<std::string> slices;  // path:axis, some of the group's
 };
+
+std::set<std::string> slices_of(const pare::ChannelGroup& group) {
+  std::set<std::string> names;
+  for (const auto& slice : group.slices) names.insert(fmt::format("{}:{}", slice.path, slice.dim));
+  return names;
+}
 
 void check(Net& net, const torch::Tensor& x, const Expected& expected) {
   const torch::NoGradGuard no_grad;
@@ -44,16 +49,15 @@ void check(Net& net, const torch::Tensor& x, const Expected& expected) {
   auto model = pare::capture(net, x);
   model.detach_weights();
   const pare::ChannelGroups groups(model);
-  const auto& group = groups.group(expected.group);
+  const auto found = std::ranges::find_if(groups.groups(), [&](const pare::ChannelGroup& group) {
+    const auto names = slices_of(group);
+    return std::ranges::all_of(expected.slices, [&](const auto& name) { return names.contains(name); });
+  });
+  REQUIRE(found != groups.groups().end());
+  const auto& group = *found;
   INFO(group.text());
   REQUIRE_FALSE(group.is_frozen());
-  CHECK(group.size() == expected.units);
-  std::set<std::string> names;
-  for (const auto& slice : group.slices) names.insert(fmt::format("{}:{}", slice.path, slice.dim));
-  for (const auto& name : expected.slices) {
-    INFO(name);
-    CHECK(names.contains(name));
-  }
+  REQUIRE(group.size() == expected.units);
   const std::vector<std::int64_t> leaving{group.units[1], group.units.back()};
   for (const std::size_t u : {std::size_t{1}, group.size() - 1})
     for (const auto& slice : group.slices)
@@ -73,7 +77,7 @@ TEST_CASE("PReLU has a slope for each channel, which goes along", "[channel_grou
   auto slope = net.add("slope", nn::PReLU(nn::PReLUOptions().num_parameters(6)));
   auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(6, 4, 3)));
   net.body = [=](torch::Tensor x) mutable { return b(slope(a(x))); };
-  check(net, torch::randn({2, 3, 8, 8}), {"a.weight:0", 6, {"slope.weight:0", "b.weight:1", "a.bias:0"}});
+  check(net, torch::randn({2, 3, 8, 8}), {6, {"a.weight:0", "slope.weight:0", "b.weight:1", "a.bias:0"}});
 }
 
 TEST_CASE("pixel shuffle makes one channel of four", "[channel_groups]") {
@@ -82,7 +86,7 @@ TEST_CASE("pixel shuffle makes one channel of four", "[channel_groups]") {
   auto a = net.add("a", nn::Conv2d(nn::Conv2dOptions(3, 24, 3)));
   auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(6, 4, 1)));
   net.body = [=](torch::Tensor x) mutable { return b(torch::pixel_shuffle(torch::relu(a(x)), 2)); };
-  check(net, torch::randn({2, 3, 6, 6}), {"a.weight:0", 6, {"b.weight:1", "a.bias:0"}});
+  check(net, torch::randn({2, 3, 6, 6}), {6, {"a.weight:0", "b.weight:1", "a.bias:0"}});
 }
 
 TEST_CASE("transposed convolutions, whole and in groups", "[channel_groups]") {
@@ -95,7 +99,7 @@ TEST_CASE("transposed convolutions, whole and in groups", "[channel_groups]") {
     auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(8, 4, 1)));
     net.body = [=](torch::Tensor x) mutable { return b(torch::relu(up(torch::relu(a(x))))); };
     check(net, torch::randn({2, 3, 6, 6}),
-          {"a.weight:0", static_cast<std::size_t>(in_groups == 2 ? 4 : 8), {"up.weight:0", "a.bias:0"}});
+          {static_cast<std::size_t>(in_groups == 2 ? 4 : 8), {"a.weight:0", "up.weight:0", "a.bias:0"}});
   }
 }
 
@@ -111,7 +115,7 @@ TEST_CASE("grouped-query attention: a key head goes with the query heads that re
     auto y = at::scaled_dot_product_attention(heads(q(x), 8), heads(k(x), 4), heads(v(x), 4), {}, 0.0, false, {}, true);
     return out(y.transpose(1, 2).reshape({x.size(0), x.size(1), 32}));
   };
-  check(net, torch::randn({2, 5, 16}), {"k.weight:0", 4, {"q.weight:0", "v.weight:0", "out.weight:1"}});
+  check(net, torch::randn({2, 5, 16}), {4, {"k.weight:0", "q.weight:0", "v.weight:0", "out.weight:1"}});
 }
 
 TEST_CASE("repeated and expanded channels stay copies of one", "[channel_groups]") {
@@ -119,13 +123,13 @@ TEST_CASE("repeated and expanded channels stay copies of one", "[channel_groups]
   Net net;
   auto a = net.add("a", nn::Linear(4, 6)), b = net.add("b", nn::Linear(18, 5));
   net.body = [=](torch::Tensor x) mutable { return b(torch::tanh(a(x)).repeat({1, 3})); };
-  check(net, torch::randn({2, 4}), {"a.weight:0", 6, {"b.weight:1"}});
+  check(net, torch::randn({2, 4}), {6, {"a.weight:0", "b.weight:1"}});
   Net expanded;
   auto c = expanded.add("c", nn::Linear(4, 6)), d = expanded.add("d", nn::Linear(18, 5));
   expanded.body = [=](torch::Tensor x) mutable {
     return d(torch::tanh(c(x)).unsqueeze(2).expand({-1, 6, 3}).reshape({-1, 18}));
   };
-  check(expanded, torch::randn({2, 4}), {"c.weight:0", 6, {"d.weight:1"}});
+  check(expanded, torch::randn({2, 4}), {6, {"c.weight:0", "d.weight:1"}});
 }
 
 TEST_CASE("embeddings give their width, and a tied output layer follows", "[channel_groups]") {
@@ -138,7 +142,7 @@ TEST_CASE("embeddings give their width, and a tied output layer follows", "[chan
     x = x + torch::tanh(norm(x));
     return F::linear(x, table->weight);
   };
-  check(net, torch::randint(11, {2, 5}), {"table.weight:1", 8, {"hidden.weight:0", "hidden.weight:1"}});
+  check(net, torch::randint(11, {2, 5}), {8, {"table.weight:1", "hidden.weight:0", "hidden.weight:1"}});
 }
 
 TEST_CASE("a hidden unit of a recurrent layer takes its gates along", "[channel_groups]") {
@@ -148,13 +152,13 @@ TEST_CASE("a hidden unit of a recurrent layer takes its gates along", "[channel_
   auto out = net.add("out", nn::Linear(6, 3));
   net.body = [=](torch::Tensor x) mutable { return out(std::get<0>(rnn(x))); };
   check(net, torch::randn({2, 4, 5}),
-        {"rnn.weight_hh_l0:0", 6, {"rnn.weight_ih_l0:0", "rnn.weight_hh_l0:1", "rnn.weight_ih_l1:1", "out.weight:1"}});
+        {6, {"rnn.weight_hh_l0:0", "rnn.weight_ih_l0:0", "rnn.weight_hh_l0:1", "rnn.weight_ih_l1:1", "out.weight:1"}});
   Net gated;
   auto gru = gated.add("gru", nn::GRU(nn::GRUOptions(5, 6).bidirectional(true).batch_first(true)));
   auto head = gated.add("head", nn::Linear(12, 3));
   gated.body = [=](torch::Tensor x) mutable { return head(std::get<0>(gru(x))); };
   check(gated, torch::randn({2, 4, 5}),
-        {"gru.weight_hh_l0:0", 6, {"gru.weight_hh_l0_reverse:0", "gru.bias_ih_l0:0", "head.weight:1"}});
+        {6, {"gru.weight_hh_l0:0", "gru.weight_hh_l0_reverse:0", "gru.bias_ih_l0:0", "head.weight:1"}});
 }
 
 TEST_CASE("a slice that is written to keeps its place", "[channel_groups]") {
@@ -168,5 +172,5 @@ TEST_CASE("a slice that is written to keeps its place", "[channel_groups]") {
     y.slice(1, 0, 4) += b(x);
     return c(torch::relu(y));
   };
-  check(net, torch::randn({2, 3, 4, 4}), {"a.weight:0", 4, {"b.weight:0", "c.weight:1"}});
+  check(net, torch::randn({2, 3, 4, 4}), {4, {"a.weight:0", "b.weight:0", "c.weight:1"}});
 }

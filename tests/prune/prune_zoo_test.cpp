@@ -7,6 +7,7 @@
 #include "examples/models/captured.hpp"
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
+#include "pare/analysis/size_model.hpp"
 #include "pare/graph/verify.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/l2.hpp"
@@ -79,6 +80,9 @@ TEST_CASE("the zoo prunes at every ratio, costs what was predicted, runs and tra
       CHECK(cost.macs() < pare::Cost(model).macs());
       auto dims = pruned.graph().example_dims();
       CHECK(pare::Cost(pruned, dims).macs() == executed_macs(pruned, inputs));
+      std::int64_t parameters = 0;
+      for (const auto& parameter : pruned.parameters()) parameters += parameter.numel();
+      CHECK(cost.parameters() == parameters);
       if (ratio == 0.7) CHECK(trains(pruned, inputs));
     }
   }
@@ -112,6 +116,13 @@ TEST_CASE("units whose contribution is zero leave the outputs as they were", "[p
       rewriter.set_operand(constant.node, constant.position, constant.operand);
     for (const auto& replacement : removal.replacements)
       rewriter.replace(replacement.node, replacement.op, replacement.operands);
+    for (const auto& type : removal.types) rewriter.set_type(type.value, type.type);
+    using Quantity = pare::SizeModel::Quantity;
+    pare::SizeModel sizes(model, groups);  // what a search believes that it gains
+    sizes.remove(removed);
+    const pare::Cost cost(pruned);
+    CHECK(static_cast<std::int64_t>(sizes.total(Quantity::Macs)) == cost.macs());
+    CHECK(static_cast<std::int64_t>(sizes.total(Quantity::Parameters)) == cost.parameters());
     const auto actual = pruned.run(inputs);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       if (!expected[i].defined() || !expected[i].is_floating_point()) continue;

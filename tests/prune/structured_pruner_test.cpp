@@ -6,6 +6,8 @@
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/capture/capture.hpp"
+#include "pare/capture/commit.hpp"
+#include "pare/numerics/schedule.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/activation.hpp"
 #include "pare/prune/batch_norm_scale.hpp"
@@ -234,7 +236,7 @@ TEST_CASE("a budget of measured latency is searched with compiled models", "[pru
   Fixture fixture;
   const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{},
                                                .latency = 5_pct,
-                                               .compile = {.threads = 1},
+                                               .latency_threads = 1,
                                                .latency_inputs = {torch::randn({16, 3, 32, 32})},
                                                .reconstruct = false,
                                                .recalibrate = false},
@@ -242,4 +244,29 @@ TEST_CASE("a budget of measured latency is searched with compiled models", "[pru
   CHECK(pare::Cost(pruned.model).macs() < pare::Cost(fixture.model).macs());
   const at::Tensor outputs = pruned.model(torch::randn({3, 3, 8, 8}));
   CHECK(outputs.isfinite().all().item<bool>());
+}
+
+TEST_CASE("channels leave on a schedule while the user's own loop trains the live module", "[pruner]") {
+  Fixture fixture;
+  auto& net = fixture.net;
+  torch::optim::Adam optimizer(net.parameters(), torch::optim::AdamOptions(1e-2));
+  const pare::Schedule schedule{.to = 0.5, .begin = 0, .end = 6, .every = 2};
+  double gone = 0;
+  for (int step = 0; step < 9; ++step) {
+    net.train();
+    optimizer.zero_grad();
+    net.forward(torch::randn({4, 3, 8, 8})).square().mean().backward();
+    optimizer.step();
+    if (!schedule.due(step) || schedule.at(step) <= gone) continue;
+    const auto share = (schedule.at(step) - gone) / (1 - gone);
+    gone = schedule.at(step);
+    net.eval();
+    const auto model = pare::capture(net, torch::randn({2, 3, 8, 8}));
+    const pare::Pruner pruner{.importance = pare::L2{}, .ratio = pare::Ratio{share}};
+    pare::commit(pare::apply(pruner, model).model, net, optimizer);
+  }
+  CHECK(std::abs(net.stem->weight.size(0) - 8) <= 1);
+  CHECK(std::abs(net.wide->weight.size(0) - 12) <= 1);
+  CHECK(net.stem->options.out_channels() == net.stem->weight.size(0));
+  CHECK(net.forward(torch::randn({2, 3, 8, 8})).isfinite().all().item<bool>());
 }

@@ -41,7 +41,7 @@ struct Pruner {
   std::optional<Ratio> parameters = {};  ///< entries of parameters to remove
   std::optional<Ratio> bytes = {};       ///< bytes of weights to remove
   std::optional<Ratio> latency = {};     ///< time of the compiled model to remove, measured here and now
-  CompileOptions compile = {};           ///< how models are compiled for that
+  int latency_threads = 0;               ///< of the compiled model then; 0: as many as LibTorch uses
   Batch latency_inputs = {};  ///< what they run on; empty: the first calibration batch, or the captured sizes
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;       ///< left on every axis
@@ -73,7 +73,7 @@ struct Pruner {
             parameters,
             bytes,
             latency,
-            compile,
+            latency_threads,
             latency_inputs,
             scope,
             min_channels,

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "pare/core/literals.hpp"
-#include "pare/execute/compile_options.hpp"
 #include "pare/pass/context.hpp"
 #include "pare/prune/any_importance.hpp"
 
@@ -34,7 +33,7 @@ struct PruningSettings {
   Aggregation aggregation;
   ImportanceLoss loss;
   std::optional<Ratio> ratio, macs, parameters, bytes, latency;
-  CompileOptions compile;
+  int latency_threads = 0;
   Batch latency_inputs;
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;
