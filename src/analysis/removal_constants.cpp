@@ -36,6 +36,8 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan_pieces(const Node& 
     pieces.emplace_back(left(output, axis));
     if (*pieces.back().constant() == 0) return obstacle(node, "a piece would be empty");
   }
+  const bool equal = std::ranges::all_of(pieces, [&](const auto& piece) { return piece == pieces.front(); });
+  if (equal && node.op.base() == "aten::chunk") return std::nullopt;  // as many pieces of what is left
   if (node.op.base() == "aten::split_with_sizes") {
     set(node, 1, std::move(pieces));
   } else {

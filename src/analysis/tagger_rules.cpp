@@ -164,7 +164,19 @@ std::vector<std::int64_t> Tagger::channel(const Node& node, const Tagged& value,
   for (const auto& layer : value.layers) {
     if (!varies(layer, axis)) continue;
     if (varying_axes(layer).size() == 1) return tags_along(layer, axis);
-    freeze(layer, where(node) + " reads channels that lie along several axes");
+    // What is read as one channel goes as one, though several lie in it (as after a pixel shuffle).
+    const auto rows = compressed(layer).movedim(axis, 0).flatten(1).contiguous();
+    const auto* tags = rows.const_data_ptr<std::int64_t>();
+    std::vector<std::int64_t> channels;
+    for (std::int64_t row = 0; row < rows.size(0); ++row, tags += rows.size(1)) {
+      const std::vector<std::int64_t> own(tags, tags + rows.size(1));
+      const bool bare = std::ranges::any_of(own, [](auto tag) { return tag < 0; });
+      if (bare) freeze(own, where(node) + " reads them beside entries that cannot be removed");
+      for (const auto tag : own)
+        if (!bare) tags_.unite(own.front(), tag);
+      channels.push_back(bare ? -1 : tags_.find(own.front()));
+    }
+    return channels;
   }
   return std::vector<std::int64_t>(static_cast<std::size_t>(value.sizes[static_cast<std::size_t>(axis)]), -1);
 }

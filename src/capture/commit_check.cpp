@@ -113,6 +113,7 @@ class Check {
       const auto& node = model_.graph().node(id);
       const auto name = fmt::format("{} ({})", node.name, node.op.name());
       if (i >= calls.size() || !(calls[i].op == node.op)) return name;
+      if (node.op.base().find("empty") != std::string_view::npos) continue;  // whatever memory holds
       for (std::size_t o = 0; o < std::min(calls[i].outputs.size(), node.outputs.size()); ++o)
         if (!agree(replayed[index(node.outputs[o])], recorder->tensor(calls[i].outputs[o]), options_.tolerance))
           return name;

@@ -237,7 +237,7 @@ TEST_CASE("a budget of measured latency is searched with compiled models", "[pru
   const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{},
                                                .latency = 5_pct,
                                                .latency_threads = 1,
-                                               .latency_inputs = {torch::randn({16, 3, 32, 32})},
+                                               .latency_inputs = {torch::randn({256, 3, 8, 8})},
                                                .reconstruct = false,
                                                .recalibrate = false},
                                   fixture.model);
