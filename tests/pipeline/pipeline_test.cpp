@@ -1,10 +1,14 @@
 #include <torch/torch.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "pare/capture/capture.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
+#include "pare/graph/text.hpp"
 #include "pare/pipeline/optimization_pipeline.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/support/catch.hpp"
@@ -50,6 +54,24 @@ struct Ruin {
     context.report().done(model.graph().nodes().front(), "ruined");
     return pare::Preserved::graph();
   }
+};
+
+// Counts its runs.
+struct Count {
+  pare::Preserved run(pare::Model&, pare::Context&) {
+    ++*runs;
+    return pare::Preserved::all();
+  }
+  std::shared_ptr<int> runs;
+};
+
+// Quantizes, but dies the first time.
+struct Fragile {
+  pare::Preserved run(pare::Model& model, pare::Context& context) {
+    if (++*runs == 1) pare::fail("pare.test.2", "", "killed");
+    return pare::Quantizer{}.run(model, context);
+  }
+  std::shared_ptr<int> runs = std::make_shared<int>(0);
 };
 
 struct Throws {
@@ -142,4 +164,61 @@ TEST_CASE("bad input to a pipeline is one clear error and leaves the model alone
     CHECK(raises("pare.test.1", [&] { (void)failing.run(model, options); }));
   }
   CHECK(torch::equal(model(fixture.images[0]), net->forward(fixture.images[0])));
+}
+
+TEST_CASE("a pipeline that was killed goes on from its checkpoint, bit for bit", "[pipeline]") {
+  const Fixture fixture;
+  auto net = fixture.net;
+  const auto model = pare::capture(net, fixture.images[0]);
+  auto options = fixture.options();
+  options.budget = {.max_drop = 10_pct};
+  const auto folder = std::filesystem::temp_directory_path() / "pare_pipeline_checkpoint_test";
+  std::filesystem::remove_all(folder);
+  const auto straight =
+      pare::OptimizationPipeline{pare::FoldBatchNorm{}, Ruin{}, pare::Quantizer{}}.run(model, options);
+
+  options.checkpoint = folder.string();
+  auto counted = std::make_shared<int>(0);
+  // The fourth stage throws at first; the three before it are not run again.
+  const pare::OptimizationPipeline pipeline{pare::FoldBatchNorm{}, Ruin{}, Count{counted}, Fragile{}};
+  CHECK(raises("pare.test.2", [&] { (void)pipeline.run(model, options); }));
+  CHECK(*counted == 1);
+  const auto resumed = pipeline.run(model, options);
+  CHECK(*counted == 1);
+  REQUIRE(resumed.report.steps.stages().size() == 4);
+  CHECK_FALSE(resumed.report.steps.stages()[1].kept);
+  CHECK(resumed.report.steps.rows().size() == straight.report.steps.rows().size());
+  CHECK(pare::print(resumed.model.graph()) == pare::print(straight.model.graph()));
+  REQUIRE(resumed.model.weights().size() == straight.model.weights().size());
+  for (const auto& [path, weight] : straight.model.weights())
+    CHECK(torch::equal(weight.tensor, resumed.model.weight(path)));
+  CHECK(*resumed.report.after.metric == *straight.report.after.metric);
+
+  SECTION("another pipeline or model is refused") {
+    const pare::OptimizationPipeline other{pare::Quantizer{}};
+    CHECK(raises("pare.pipeline.107", [&] { (void)other.run(model, options); }));
+    auto changed = model;
+    changed.set_weight("7.bias", torch::zeros({10}));
+    CHECK(raises("pare.pipeline.107", [&] { (void)pipeline.run(changed, options); }));
+  }
+  SECTION("a damaged file is refused") {
+    std::ofstream(folder / "pipeline.safetensors") << "half a checkpoint";
+    CHECK_THROWS_AS(pipeline.run(model, options), pare::Error);
+  }
+  SECTION("a folder that cannot be written") {
+    std::ofstream(folder / "file") << "x";
+    options.checkpoint = (folder / "file").string();
+    CHECK(raises("pare.pipeline.108", [&] { (void)pipeline.run(model, options); }));
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("a pipeline is cancelled between stages", "[pipeline]") {
+  const Fixture fixture;
+  auto net = fixture.net;
+  const auto model = pare::capture(net, fixture.images[0]);
+  auto options = fixture.options();
+  options.cancelled = [asked = 0]() mutable { return ++asked > 1; };
+  const pare::OptimizationPipeline pipeline{pare::FoldBatchNorm{}, pare::Quantizer{}};
+  CHECK(raises("pare.pipeline.105", [&] { (void)pipeline.run(model, options); }));
 }
