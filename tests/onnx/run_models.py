@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Runs exported models in ONNX Runtime and OpenVINO and compares them with what pare computed.
+
+    run_models.py [--json FILE] [--runtimes onnxruntime,openvino] MODEL.onnx SAMPLES.safetensors [...]
+
+SAMPLES holds the inputs as `in.<name>` and pare's outputs as `out.<name>`. Every model first passes onnx.checker. A row
+says the largest difference from pare's outputs, their SQNR, changed predictions, and which integer kernels ONNX Runtime
+runs: counted in the graph that it optimized, not assumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors.numpy import load_file
+
+INTEGER_KERNELS = {"QLinearConv", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearWhere"}  # fmt: skip
+
+
+def run_onnxruntime(path: Path, feed: dict[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 2
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(None, feed)
+        optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    return outputs, dict(collections.Counter(node.op_type for node in optimized.graph.node))
+
+
+def run_openvino(path: Path, feed: dict[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2"}
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    results = compiled(feed)
+    kinds: collections.Counter[str] = collections.Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
+            kinds[f"{info['layerType'].astype(str)}:{info['runtimePrecision'].astype(str)}"] += 1
+    return [results[output] for output in compiled.outputs], dict(kinds)
+
+
+RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+
+
+def compare(expected: list[np.ndarray], actual: list[np.ndarray]) -> dict[str, float | int]:
+    """Over all outputs; predictions are those of the first."""
+    for want, got in zip(expected, actual, strict=True):
+        if want.shape != got.shape:
+            raise SystemExit(f"shape {got.shape} where pare has {want.shape}")
+    signal = sum(float(np.square(want.astype(np.float64)).sum()) for want in expected)
+    noise = sum(
+        float(np.square(want.astype(np.float64) - got).sum()) for want, got in zip(expected, actual, strict=True)
+    )
+    largest = max(float(np.abs(want.astype(np.float64) - got).max(initial=0)) for want, got in zip(expected, actual))
+    scale = max(float(np.abs(want).max(initial=0)) for want in expected)
+    rows, seen = expected[0].reshape(len(expected[0]), -1), actual[0].reshape(len(actual[0]), -1)
+    return {
+        "max_difference": largest,
+        "relative_difference": largest / scale if scale else largest,
+        "sqnr_db": 200.0 if noise == 0 else min(200.0, 10 * np.log10(signal / noise)),
+        "samples": len(rows),
+        "flips": int((rows.argmax(1) != seen.argmax(1)).sum()),
+    }
+
+
+def check(path: Path, samples: Path, runtimes: list[str]) -> dict:
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(str(path), load_external_data=False)
+    tensors = load_file(str(samples))
+    feed = {port.name: tensors[f"in.{port.name}"] for port in model.graph.input}
+    expected = [tensors[f"out.{port.name}"] for port in model.graph.output]
+    row: dict = {"model": path.name, "bytes": path.stat().st_size, "opset": model.opset_import[0].version}
+    for name in runtimes:
+        try:
+            actual, kernels = RUNTIMES[name](path, feed)
+        except ImportError:
+            continue
+        except RuntimeError as error:  # a limit of the runtime, for the caller to judge
+            row[name] = {"error": str(error).strip().splitlines()[-1]}
+            continue
+        kept = {kind: count for kind, count in kernels.items() if kind in INTEGER_KERNELS or ":" in kind}
+        row[name] = compare(expected, actual) | {"kernels": kept}
+        if name == "onnxruntime":
+            floats = sum(kernels.get(kind, 0) for kind in ("Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul"))
+            row[name]["integer_layers"] = sum(
+                count for kind, count in kernels.items() if kind in INTEGER_KERNELS and ("Conv" in kind or "MatMul" in kind or "Gemm" in kind)
+            )  # fmt: skip
+            row[name]["float_layers"] = floats
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runtimes", default="onnxruntime,openvino")
+    parser.add_argument("files", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    os.environ.setdefault("CI", "true")  # OpenVINO reports no usage statistics then
+    rows = []
+    for path, samples in zip(arguments.files[::2], arguments.files[1::2], strict=True):
+        rows.append(check(path, samples, arguments.runtimes.split(",")))
+        print(json.dumps(rows[-1]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

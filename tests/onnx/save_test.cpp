@@ -1,0 +1,199 @@
+// What an ONNX file holds, and what cannot become one.
+#include "pare/onnx/save.hpp"
+
+#include <torch/torch.h>
+
+#include "pare/capture/capture.hpp"
+#include "pare/graph/text.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/quantizer.hpp"
+#include "tests/onnx/onnx_reader.hpp"
+#include "tests/onnx/runtimes.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/raises.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace {
+
+struct SmallImpl : torch::nn::Module {
+  SmallImpl() {
+    register_module("conv", conv);
+    register_module("fc", fc);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    auto y = torch::relu(conv(x));
+    return fc(torch::max_pool2d(y, 2).flatten(1));
+  }
+  torch::nn::Conv2d conv{torch::nn::Conv2dOptions(3, 8, 3).padding(1)};
+  torch::nn::Linear fc{8 * 4 * 4, 5};
+};
+TORCH_MODULE(Small);
+
+pare::Model small_model() {
+  torch::manual_seed(1);
+  static Small net;
+  net->eval();
+  return pare::capture(net, torch::randn({2, 3, 8, 8}));
+}
+
+pare::Model quantized(const pare::Model& model, const pare::AnyPass& pass) {
+  torch::manual_seed(2);
+  return pare::apply(pass, model, {.calibration = pare::Batches{torch::randn({16, 3, 8, 8})}}).model;
+}
+
+pare::Model from_text(const std::string& text, pare::Weights weights = {}) {
+  return pare::Model(pare::parse_graph(text), std::move(weights));
+}
+
+constexpr int kInt8 = 3, kInt32 = 6, kInt4 = 22;
+
+}  // namespace
+
+TEST_CASE("an exported model keeps names, dims and metadata", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  pare::onnx::save(small_model(), path, {.metadata = {{"plan", "none"}}});
+  const auto file = read_onnx(path);
+  CHECK(file.opset == 17);
+  REQUIRE(file.inputs.size() == 1);
+  CHECK(file.inputs.begin()->second == std::vector<std::string>{"batch", "3", "8", "8"});
+  CHECK(file.outputs == std::vector<std::string>{"output"});
+  CHECK(file.metadata.at("plan") == "none");
+  CHECK(file.initializers.contains("conv.weight"));
+  CHECK(file.initializers.contains("fc.weight"));
+  CHECK(file.count("Conv") == 1);
+  CHECK(file.count("Gemm") == 1);
+  CHECK(folder.count() == 1);
+  pare::onnx::save(small_model(), path, {.opset = 20, .input_names = {"image"}, .output_names = {"scores"}});
+  const auto renamed = read_onnx(path);
+  CHECK(renamed.opset == 20);
+  CHECK(renamed.inputs.contains("image"));
+  CHECK(renamed.outputs == std::vector<std::string>{"scores"});
+}
+
+TEST_CASE("quantized weights are stored as integers, biases as int32", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  pare::onnx::save(quantized(small_model(), pare::Quantizer{}), path);
+  const auto file = read_onnx(path);
+  std::size_t int8_weights = 0, int32_biases = 0, floats = 0;
+  for (const auto& [name, tensor] : file.initializers) {
+    if (tensor.type == kInt8 && tensor.dims.size() > 1) ++int8_weights;
+    if (tensor.type == kInt32 && tensor.bytes > 4) ++int32_biases;
+    if (tensor.type == 1 && tensor.dims.size() > 1) ++floats;
+  }
+  CHECK(int8_weights == 2);
+  CHECK(int32_biases >= 2);
+  CHECK(floats == 0);
+  CHECK(file.count("QuantizeLinear") >= 2);
+}
+
+TEST_CASE("int4 weights in groups take operator set 21 and half a byte each", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = quantized(
+      small_model(),
+      pare::Quantizer{.keep_float = {"conv"}, .weights = {4}, .granularity = pare::PerGroup{32}, .weight_only = true});
+  const auto path = folder.file("net.onnx");
+  pare::onnx::save(model, path);
+  const auto file = read_onnx(path);
+  CHECK(file.opset == 21);
+  std::size_t packed = 0;
+  for (const auto& [name, tensor] : file.initializers)
+    if (tensor.type == kInt4 && tensor.dims == std::vector<std::int64_t>{5, 128}) packed = tensor.bytes;
+  CHECK(packed == 5 * 128 / 2);
+  const auto python = peers_python();
+  if (!python) return;
+  const auto x = torch::randn({3, 3, 8, 8});
+  write_samples(folder.file("net.safetensors"), model, {x}, model.run({x}));
+  const auto rows = run_models(*python, {folder.file("net")}, folder.path().string());
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-4);
+}
+
+TEST_CASE("large initializers lie beside the model", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = small_model();
+  pare::onnx::save(model, folder.file("net.onnx"), {.external_above = 0});
+  CHECK(folder.count() == 2);
+  const auto file = read_onnx(folder.file("net.onnx"));
+  const auto& weight = file.initializers.at("fc.weight");
+  CHECK(weight.bytes == 0);
+  REQUIRE(weight.external.contains("location"));
+  CHECK(weight.external.at("length") == std::to_string(5 * 128 * 4));
+  CHECK(std::filesystem::exists(folder.path() / weight.external.at("location")));
+  const auto python = peers_python();
+  if (!python) return;
+  const auto x = torch::randn({3, 3, 8, 8});
+  write_samples(folder.file("net.safetensors"), model, {x}, model.run({x}));
+  const auto rows = run_models(*python, {folder.file("net")}, folder.path().string());
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-4);
+}
+
+TEST_CASE("sizes are computed where a model needs them", "[onnx]") {
+  const auto python = peers_python();
+  if (!python) return;
+  const ScratchFolder folder;
+  const auto model = from_text(R"(graph {
+    dim batch = 2
+    dim length = 4
+    input %x : f32[batch, length, 6]
+    %0 = aten::view(%x, [batch*length, 6]) : f32[batch*length, 6]
+    %1 = aten::arange(length, 6, none, none, none) : f32[length]
+    %2 = aten::view(%0, [batch, length, 2, 3]) : f32[batch, length, 2, 3]
+    %3 = aten::permute(%2, [0, 2, 1, 3]) : f32[batch, 2, length, 3]
+    %4 = aten::unsqueeze(%1, 1) : f32[length, 1]
+    %5 = aten::add.Tensor(%3, %4, 1) : f32[batch, 2, length, 3]
+    %6 = aten::reshape(%5, [2*batch, length, 3]) : f32[2*batch, length, 3]
+    %7 = aten::div.Scalar(%6, length) : f32[2*batch, length, 3]
+    output %7
+  })");
+  const auto x = torch::randn({3, 5, 6});
+  pare::onnx::save(model, folder.file("net.onnx"));
+  write_samples(folder.file("net.safetensors"), model, {x}, model.run({x}));
+  const auto rows = run_models(*python, {folder.file("net")}, folder.path().string());
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-6);
+}
+
+TEST_CASE("what has no ONNX form is one error, and no file is touched", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  std::ofstream(path) << "old";
+  const auto model = from_text(R"(graph {
+    dim batch = 2
+    input %x : f32[batch, 8]
+    %0 = aten::relu(%x) : f32[batch, 8]
+    %1, %2 = aten::sort(%0, -1, false) : f32[batch, 8], i64[batch, 8]  # order in head.sorter
+    output %1
+  })");
+  try {
+    pare::onnx::save(model, path);
+    FAIL("sorting has no rule");
+  } catch (const pare::Error& error) {
+    CHECK(error.id() == "pare.onnx.101");
+    CHECK(error.path() == "order");
+    const std::string text = error.what();
+    CHECK(text.find("aten::sort") != std::string::npos);
+    CHECK(text.find("head.sorter") != std::string::npos);
+  }
+  CHECK(contents(path) == "old");
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("bad options and paths are refused", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = small_model();
+  const auto path = folder.file("net.onnx");
+  CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.opset = 16}); }));
+  CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.input_names = {"a", "b"}}); }));
+  CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.input_names = {"a"}, .output_names = {"a"}}); }));
+  CHECK(raises("pare.onnx.104", [&] { pare::onnx::save(model, folder.file("absent/net.onnx")); }));
+  CHECK(raises("pare.onnx.104", [&] { pare::onnx::save(model, folder.path().string()); }));
+  CHECK(
+      raises("pare.onnx.104", [&] { pare::onnx::save(model, folder.file("absent/net.onnx"), {.external_above = 0}); }));
+  CHECK(folder.count() == 0);
+  const auto complex = from_text("graph {\n input %x : c64[2, 2]\n output %x\n}");
+  CHECK(raises("pare.onnx.103", [&] { pare::onnx::save(complex, path); }));
+  CHECK(folder.count() == 0);
+}
