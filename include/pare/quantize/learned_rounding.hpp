@@ -11,7 +11,7 @@ struct LearnedRounding {
   CoordinateRounding solver = {};
   /// Samples of a layer's input over all batches; layers with more than an eighth as many inputs per output channel get
   /// eight samples an input.
-  std::int64_t samples = 16384;
+  std::int64_t samples = 65536;
 };
 
 PARE_NAMESPACE_END
