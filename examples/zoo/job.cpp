@@ -11,6 +11,7 @@
 #include "examples/zoo/recipe.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
+#include "pare/checkpoint/checkpoint.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/fake_quantize.hpp"
@@ -205,7 +206,8 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe = apply_recipe(steps, model, recipe_options(bundle, options, samples));
+  auto recipe = options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
+                                     : Recipe{pare::load_checkpoint(options.load), {.threads = options.threads}, {}};
   result.optimize_s = seconds_since(start);
 
   result.plan = recipe.plan;
@@ -245,6 +247,7 @@ JobResult run(const JobOptions& options) {
     result.after.metric = data::top1_percent(actual, samples.labels);
   }
   result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
+  result.written = write_exports(options.exports, options.model, recipe.model, compiled, samples.test);
   if (options.tuned_baseline) {
     const auto tuned = time_against_tuned_eager(bundle, example, run_fast, options.seconds);
     result.before.tuned_latency_ms = tuned[0].median_ms;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "examples/zoo/exports.hpp"
+
 namespace zoo {
 
 /// What the command line asks for.
@@ -24,6 +26,8 @@ struct JobOptions {
   double sparsity = 0.8;        ///< of the recipe `sparse`
   std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;              ///< of fine-tuning
+  std::string load;             ///< checkpoint to take instead of running the recipe
+  Exports exports;              ///< files to leave behind
   bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
   double average_bits = 6;      ///< of the recipe `mixed`
   bool exact = false;           ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
@@ -79,6 +83,7 @@ struct JobResult {
   std::string plan;        ///< of the recipes that plan
   double evaluations = 0;  ///< likewise
   std::vector<Measured> pareto;
+  std::vector<std::string> written;  ///< a line for each file left behind
 };
 
 /// Names of the steps that a recipe may chain.

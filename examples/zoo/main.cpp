@@ -137,6 +137,13 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));
   app.add_flag("--tuned-baseline", options.tuned_baseline,
                "Also time eager LibTorch at its best: channels-last, and a malloc that keeps its pages");
+  app.add_option("--export", options.exports.onnx, "Where to write the optimized model as ONNX");
+  app.add_option("--samples", options.exports.samples,
+                 "Where to write inputs and outputs as safetensors, for checking an export elsewhere");
+  app.add_option("--save", options.exports.save, "Where to write the optimized model as a checkpoint");
+  app.add_option("--load", options.load, "A checkpoint to take instead of running the recipe")
+      ->check(CLI::ExistingFile);
+  app.add_option("--emit-c", options.exports.c_folder, "Folder to write the optimized model to as C99");
   app.add_option("--json", json_path, "Where to write the result as JSON");
   try {
     app.parse(argc, argv);
@@ -154,6 +161,7 @@ int main(int argc, char** argv) {
     if (options.model.empty()) throw std::runtime_error("--model is required");
     const auto result = zoo::run(options);
     print(options, result);
+    for (const auto& line : result.written) fmt::print("{}\n", line);
     if (!json_path.empty()) {
       std::ofstream file(json_path);
       file << json(options, result).dump(2) << '\n';
