@@ -1,0 +1,18 @@
+#pragma once
+
+#include "pare/distill/distillation_batch.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// Cross-entropy with the labels: what the student would be trained with alone.
+///
+/// Errors when called: `pare.distill.106` a training without labels.
+struct HardTargets {
+  double smoothing = 0.0;  ///< share of the probability spread over all classes, 0 to 1
+  std::size_t output = 0;  ///< which output: logits, classes along axis 1
+
+  static constexpr std::string_view kName = "HardTargets";
+  at::Tensor operator()(const DistillationBatch& batch) const;
+};
+
+PARE_NAMESPACE_END
