@@ -59,6 +59,9 @@ void check(const CompileOptions& options) {
 
 CompiledModel compile(const Model& model, const CompileOptions& options) {
   check(options);
+  for (const auto& [path, weight] : model.weights())
+    if (!weight.tensor.device().is_cpu())
+      return CompiledModel(make_aten_executor(model, fmt::format("the model is on {}", weight.tensor.device().str())));
 #ifdef PARE_HAS_ONEDNN
   return CompiledModel(make_onednn_executor(model, options));
 #else

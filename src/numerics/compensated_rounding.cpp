@@ -35,18 +35,19 @@ at::Tensor CompensatedRounding::operator()(const at::Tensor& weight, const at::T
       zero_point.sizes() != scale.sizes())
     fail("pare.numerics.105", "", "weight [{}, {}] does not fit its hessian or its scales", rows, features);
   const auto per_group = features / scale.size(1);
-  const auto scales = scale.t().contiguous();  // [groups, rows]
-  const auto zeros = zero_point.t().to(at::kInt).contiguous();
+  const auto scales = scale.t().cpu().contiguous();  // [groups, rows]
+  const auto zeros = zero_point.t().to(at::kCPU, at::kInt).contiguous();
   const Rounder round{scales.data_ptr<float>(), zeros.data_ptr<int>(), static_cast<float>(grid.min),
                       static_cast<float>(grid.max)};
 
-  const auto original = weight.detach().to(at::kFloat).contiguous();
+  const auto original = weight.detach().to(at::kCPU, at::kFloat).contiguous();
   const auto* pruned = original.data_ptr<float>();
-  return compensated_sweep(weight, prepare_sweep(hessian, damping, largest_first), block,
+  return compensated_sweep(original, prepare_sweep(hessian, damping, largest_first), block,
                            [&](float value, std::int64_t feature, std::int64_t row) {
                              if (pruned[row * features + feature] == 0.0F) return 0.0F;  // stays pruned
                              return round(value, feature / per_group * rows + row);
-                           });
+                           })
+      .to(weight.device());
 }
 
 PARE_NAMESPACE_END

@@ -47,7 +47,7 @@ std::vector<std::int64_t> order_of(const at::Tensor& hessian, bool largest_first
 }  // namespace
 
 SweepOrder prepare_sweep(const at::Tensor& hessian, double damping, bool largest_first) {
-  auto damped = hessian.to(at::kDouble).contiguous().clone();
+  auto damped = hessian.to(at::kCPU, at::kDouble).contiguous().clone();
   auto diagonal = damped.diagonal();
   const double mean = std::max(diagonal.mean().item<double>(), 1e-30);
   diagonal.add_(damping * mean + 1e-9 * mean);

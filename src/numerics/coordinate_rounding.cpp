@@ -140,13 +140,14 @@ CoordinateRounding::Result CoordinateRounding::operator()(const at::Tensor& weig
     fail("pare.numerics.105", "", "weight {} with hessian {}, {} candidates", weight.dim(), hessian.dim(), candidates);
   (void)finite_extrema(weight);
   (void)finite_extrema(hessian);
-  const auto rows = weight.detach().to(at::kFloat).contiguous();
+  const auto rows = weight.detach().to(at::kCPU, at::kFloat).contiguous();
   const auto count = rows.size(0), features = rows.size(1);
   if (rows.numel() == 0) return {rows.clone(), at::ones({count})};
-  auto damped = hessian.to(at::kDouble).clone();
+  const auto exact = hessian.to(at::kCPU, at::kDouble);
+  auto damped = exact.clone();
   damped.diagonal().add_(damping * damped.diagonal().mean().item<double>());
   damped = damped.to(at::kFloat).contiguous();
-  auto [integers, scale] = best_start(*this, rows, hessian, damped, grid);
+  auto [integers, scale] = best_start(*this, rows, exact, damped, grid);
   at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto r = begin; r < end; ++r) {
       Row row(rows.data_ptr<float>() + r * features, damped.data_ptr<float>(), features, grid);
@@ -154,7 +155,7 @@ CoordinateRounding::Result CoordinateRounding::operator()(const at::Tensor& weig
       one = row.improve(integers.data_ptr<float>() + r * features, one, turns, sweeps);
     }
   });
-  return {integers * scale.unsqueeze(1), scale};
+  return {(integers * scale.unsqueeze(1)).to(weight.device()), scale.to(weight.device())};
 }
 
 PARE_NAMESPACE_END

@@ -35,8 +35,8 @@ QParams choose_qparams(Range range, const IntegerGrid& grid) {
 RowQParams choose_row_qparams(const at::Tensor& low, const at::Tensor& high, const IntegerGrid& grid) {
   const auto rows = low.size(0);
   RowQParams result{at::empty({rows}, at::kFloat), at::empty({rows}, at::kInt)};
-  const auto low_values = low.to(at::kDouble).contiguous();
-  const auto high_values = high.to(at::kDouble).contiguous();
+  const auto low_values = low.to(at::kCPU, at::kDouble).contiguous();
+  const auto high_values = high.to(at::kCPU, at::kDouble).contiguous();
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto chosen = choose_qparams({low_values.data_ptr<double>()[row], high_values.data_ptr<double>()[row]}, grid);
     result.scale.data_ptr<float>()[row] = static_cast<float>(chosen.scale);
@@ -51,7 +51,8 @@ at::Tensor fake_quantize(const at::Tensor& values, const QParams& qparams) {
 }
 
 at::Tensor fake_quantize(const at::Tensor& rows, const RowQParams& qparams, const IntegerGrid& grid) {
-  return at::fake_quantize_per_channel_affine(rows, qparams.scale, qparams.zero_point, 0, grid.min, grid.max);
+  return at::fake_quantize_per_channel_affine(rows, qparams.scale.to(rows.device()),
+                                              qparams.zero_point.to(rows.device()), 0, grid.min, grid.max);
 }
 
 Range finite_extrema(const at::Tensor& values) {

@@ -78,6 +78,13 @@ OptimalBrainSurgeon::Result sweep(const OptimalBrainSurgeon& solver, const at::T
   return result;
 }
 
+// The solver works on the CPU, wherever the layer is.
+OptimalBrainSurgeon::Result on(at::Device device, OptimalBrainSurgeon::Result result) {
+  result.weight = result.weight.to(device);
+  result.inverse_diagonal = result.inverse_diagonal.to(device);
+  return result;
+}
+
 }  // namespace
 
 OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& weight, const at::Tensor& mask,
@@ -86,17 +93,17 @@ OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& we
   const bool fits = mask.sizes() == weight.sizes() && hessian.dim() == 2 && hessian.size(0) == features &&
                     hessian.size(1) == features && (!cross.defined() || cross.sizes() == hessian.sizes());
   if (!fits) fail("pare.numerics.123", "", "weight [{}, {}] does not fit its mask or its moments", rows, features);
-  const auto dense = weight.detach().to(at::kFloat).contiguous();
-  const auto keep = mask.to(at::kBool).contiguous();
+  const auto dense = weight.detach().to(at::kCPU, at::kFloat).contiguous();
+  const auto keep = mask.to(at::kCPU, at::kBool).contiguous();
   const bool all = keep.all().item<bool>();
-  if (!all && work_of(keep) > work_limit) return sweep(*this, dense, keep, hessian);
+  if (!all && work_of(keep) > work_limit) return on(weight.device(), sweep(*this, dense, keep, hessian));
 
-  auto damped = hessian.to(at::kDouble).contiguous().clone();
+  auto damped = hessian.to(at::kCPU, at::kDouble).contiguous().clone();
   const double mean = std::max(damped.diagonal().mean().item<double>(), 1e-30);
   const double extra = damping * mean + 1e-9 * mean;
   damped.diagonal().add_(extra);
   const auto rows_double = dense.to(at::kDouble);
-  auto target = at::matmul(rows_double, (cross.defined() ? cross : hessian).to(at::kDouble).t());
+  auto target = at::matmul(rows_double, (cross.defined() ? cross : hessian).to(at::kCPU, at::kDouble).t());
   target.add_(rows_double, extra);  // damping pulls towards the weights as they were, not towards zero
   target = target.contiguous();
 
@@ -120,7 +127,7 @@ OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& we
       RowSolver(h, std::move(kept)).solve(targets + offset, weights + offset, diagonals + offset);
     }
   });
-  return result;
+  return on(weight.device(), std::move(result));
 }
 
 PARE_NAMESPACE_END

@@ -32,14 +32,16 @@ void check_run(const Model& trial, const Batch& inputs) {
 
 }  // namespace
 
-Batch made_up_inputs(const Graph& graph) {
+Batch made_up_inputs(const Model& model) {
+  const auto& graph = model.graph();
+  const auto device = model.weights().empty() ? at::Device(at::kCPU) : model.weights().begin()->second.tensor.device();
   Batch inputs;
   for (const auto id : graph.inputs()) {
     const auto& type = graph.value(id).type;
     std::vector<std::int64_t> sizes;
     for (const auto& size : type.sizes) sizes.push_back(size.evaluate(graph.example_dims()));
-    inputs.push_back(c10::isFloatingType(type.dtype) ? at::ones(sizes, at::TensorOptions(type.dtype))
-                                                     : at::zeros(sizes, at::TensorOptions(type.dtype)));
+    inputs.push_back(c10::isFloatingType(type.dtype) ? at::ones(sizes, at::TensorOptions(type.dtype).device(device))
+                                                     : at::zeros(sizes, at::TensorOptions(type.dtype).device(device)));
   }
   return inputs;
 }
@@ -58,7 +60,7 @@ Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Ca
       groups_(groups),
       sizes_(model, groups),
       candidates_(std::move(candidates)),
-      inputs_(inputs.empty() ? made_up_inputs(model.graph()) : std::move(inputs)) {}
+      inputs_(inputs.empty() ? made_up_inputs(model) : std::move(inputs)) {}
 
 // The edits, or why there are none.
 std::optional<Removal> Chooser::plan(const std::vector<std::int64_t>& units, std::string& why) const {

@@ -56,7 +56,7 @@ class Chooser {
 };
 
 /// Inputs in the captured sizes: ones, and zeros where indices are wanted.
-Batch made_up_inputs(const Graph& graph);
+Batch made_up_inputs(const Model& model);
 
 /// Makes the edits.
 void apply_removal(Rewriter& rewriter, const Removal& removal);

@@ -43,11 +43,11 @@ std::vector<bool> zero_in_all(const Model& model, const ChannelGroup& group, Cou
   return any ? zero : std::vector<bool>(group.size(), false);
 }
 
-Batch random_inputs(const Graph& graph, std::uint64_t seed) {
+Batch random_inputs(const Model& model, std::uint64_t seed) {
   auto generator = at::detail::createCPUGenerator(seed);
-  auto inputs = made_up_inputs(graph);
+  auto inputs = made_up_inputs(model);
   for (auto& input : inputs)
-    if (input.is_floating_point()) input = at::randn(input.sizes(), generator, input.options());
+    if (input.is_floating_point()) input = at::randn(input.sizes(), generator, input.scalar_type()).to(input.device());
   return inputs;
 }
 

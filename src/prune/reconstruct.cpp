@@ -19,7 +19,8 @@ using Kept = std::vector<std::int64_t>;
 constexpr std::int64_t kSamples = 65536;  // that a refit sees, if the batches have as many
 
 at::Tensor chosen(const at::Tensor& tensor, std::int64_t axis, const std::optional<Kept>& kept) {
-  return kept ? tensor.index_select(axis, at::tensor(*kept, at::kLong)) : tensor;
+  return kept ? tensor.index_select(axis, at::tensor(*kept, at::TensorOptions(at::kLong).device(tensor.device())))
+              : tensor;
 }
 
 class Walk {

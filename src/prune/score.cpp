@@ -16,7 +16,8 @@ namespace {
 at::Tensor gathered(const at::Tensor& tensor, const ChannelGroup::Slice& slice) {
   std::vector<std::int64_t> flat;
   for (const auto& unit : slice.indices) flat.insert(flat.end(), unit.begin(), unit.end());
-  const auto rows = tensor.detach().to(at::kDouble).movedim(slice.dim, 0).index_select(0, at::tensor(flat, at::kLong));
+  const auto rows =
+      tensor.detach().to(at::kCPU, at::kDouble).movedim(slice.dim, 0).index_select(0, at::tensor(flat, at::kLong));
   return rows.reshape({static_cast<std::int64_t>(slice.indices.size()), -1});
 }
 
@@ -123,14 +124,15 @@ class Scorer {
         if (!reads(reader, slice) || reader.batches == 0) continue;
         any = true;
         const auto columns = columns_of(slice, reader.window);
-        auto weight = to_rows(reader.form, model_.weight(reader.path).detach()).index_select(1, columns);
-        if (reader.sensitivity.defined()) weight = weight * reader.sensitivity.sqrt().to(at::kFloat).unsqueeze(1);
+        auto weight = to_rows(reader.form, model_.weight(reader.path).detach().cpu()).index_select(1, columns);
+        if (reader.sensitivity.defined())
+          weight = weight * reader.sensitivity.sqrt().to(at::kCPU, at::kFloat).unsqueeze(1);
         if (reader.features) {
           auto known = std::ranges::find(readings, reader.features.get(), &Reading::features);
           if (known == readings.end()) known = readings.insert(known, {reader.features.get(), columns, {}});
           known->weights.push_back(weight);
         } else {
-          const auto variances = reader.mean_square.repeat_interleave(reader.window).index_select(0, columns);
+          const auto variances = reader.mean_square.cpu().repeat_interleave(reader.window).index_select(0, columns);
           fixed += elimination_costs(weight, variances, units);
         }
       }
@@ -149,7 +151,8 @@ class Scorer {
 
   const at::Tensor& inverse_of(Features& features) const {
     if (!features.inverse.defined()) {
-      features.inverse = damped_inverse(features.moments.second_moment(true)[0], *settings_.importance.eliminates);
+      features.inverse =
+          damped_inverse(features.moments.second_moment(true)[0].cpu(), *settings_.importance.eliminates);
       features.moments = Gram();
     }
     return features.inverse;

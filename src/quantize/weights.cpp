@@ -120,8 +120,9 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64
   }
   auto suffix = std::string();
   for (int i = 1; model_.weights().contains(path + ".scale" + suffix); ++i) suffix = fmt::format("_{}", i);
-  const auto scale = rewriter.add_weight(path + ".scale" + suffix, scales.rows.scale);
-  const auto zero_point = rewriter.add_weight(path + ".zero_point" + suffix, scales.rows.zero_point);
+  const auto scale = rewriter.add_weight(path + ".scale" + suffix, scales.rows.scale.to(original.device()));
+  const auto zero_point =
+      rewriter.add_weight(path + ".zero_point" + suffix, scales.rows.zero_point.to(original.device()));
   if (scales.per_channel == 1) {
     const auto node =
         rewriter.insert_front(kPerChannel, {weight, scale, zero_point, axis, grid().min, grid().max}, {type}, label);
