@@ -115,7 +115,7 @@ Preserved DropDeadChannels::run(Model& model, Context& context) {
   model.eval();
   const auto original = model;
   const ChannelGroups groups(original);
-  Batch inputs = random_inputs(original.graph(), context.seed());
+  Batch inputs = random_inputs(original, context.seed());
   if (context.has_calibration() && !context.calibration().empty()) inputs = *context.calibration().begin();
   const auto expected = original.run(inputs);
 
