@@ -157,6 +157,7 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .macs = options.macs,
                        .criterion = options.criterion,
                        .sparsity = options.sparsity,
+                       .student = options.student,
                        .average_bits = options.average_bits,
                        .exact = options.exact,
                        .learned = options.learned,

@@ -24,6 +24,7 @@ struct JobOptions {
   double macs = 0.5;            ///< of the recipe `prune`: share of the multiply-accumulates to remove
   std::string criterion;        ///< of the recipe `prune`; empty for the default
   double sparsity = 0.8;        ///< of the recipe `sparse`
+  std::string student = "0.5";  ///< of the recipe `distill`: layers to keep, or share to prune away
   std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;              ///< of fine-tuning
   std::string load;             ///< checkpoint to take instead of running the recipe

@@ -129,6 +129,9 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--max-latency-ms", options.max_latency_ms, "Milliseconds of a call that the recipe auto may leave")
       ->check(CLI::PositiveNumber);
+  app.add_option("--student", options.student,
+                 "Student of the recipe distill: LAYERS to keep of the longest stack, or RATIO of the "
+                 "multiply-accumulates to prune away");
   app.add_option("--finetune", options.finetune,
                  "Labelled data to train on after pruning, with the original as teacher");
   app.add_option("--epochs", options.epochs, "Epochs of --finetune")->check(CLI::Range(1, 10000));

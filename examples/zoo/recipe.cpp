@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <map>
 
+#include "examples/zoo/distill.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
@@ -102,6 +103,7 @@ const std::map<std::string, Step>& steps() {
       {"prune", prune},
       {"mixed", mixed},
       {"auto", automatic},
+      {"distill", distill},
       {"sparse",
        [](Recipe& recipe, const RecipeOptions& options) {
          const auto teacher = recipe.model;
