@@ -100,9 +100,10 @@ TEST_CASE("a GPU model is pruned, committed and trained where it is", "[cuda]") 
       subject.bundle.module->eval();
     };
     step();
-    const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = {0.5}}, subject.model).model;
+    const auto pruned =
+        pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = pare::Ratio{0.5}}, subject.model).model;
     check_on_gpu(pruned);
-    const auto solved = pare::apply(pare::Pruner{.ratio = {0.3}}, subject.model, subject.context()).model;
+    const auto solved = pare::apply(pare::Pruner{.ratio = pare::Ratio{0.3}}, subject.model, subject.context()).model;
     check_on_gpu(solved);
     pare::commit(pruned, *subject.bundle.module, optimizer);
     step();
