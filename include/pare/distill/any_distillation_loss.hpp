@@ -87,8 +87,8 @@ class AnyDistillationLoss {
   [[nodiscard]] at::Tensor operator()(const DistillationBatch& batch) const {
     at::Tensor sum;
     for (const auto& term : terms(batch)) {
-      const auto weighted = term.weight == 1.0 ? term.value : term.value * term.weight;
-      sum = sum.defined() ? sum + weighted : weighted;
+      const auto weighted = term.weight == 1.0 ? term.value : term.value.mul(term.weight);
+      sum = sum.defined() ? sum.add(weighted) : weighted;
     }
     return sum;
   }
