@@ -1,5 +1,7 @@
 #include "pare/graph/fusion.hpp"
 
+#include <ATen/PadNd.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -284,6 +286,11 @@ bool passes_integers(const Graph& graph, NodeId id) {
     const auto* mode = node.operand("mode").get<std::string>();
     const auto& value = node.operand("value");
     return mode && (*mode != "constant" || value.is_none() || value.number() == 0.0);
+  }
+  if (node.is("aten::_pad_enum")) {  // what torch::nn::functional::pad calls
+    const auto& value = node.operand("value");
+    const bool constant = node.operand("mode").integer() == static_cast<std::int64_t>(at::padding_mode::constant);
+    return !constant || value.is_none() || value.number() == 0.0;
   }
   return true;
 }

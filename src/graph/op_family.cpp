@@ -114,6 +114,7 @@ const Table& families() {
       {"aten::upsample_nearest3d", PassThrough},
       {"aten::constant_pad_nd", PassThrough},
       {"aten::pad", PassThrough},
+      {"aten::_pad_enum", PassThrough},
       {"aten::dropout", PassThrough},
       {"aten::feature_dropout", PassThrough},
       {"aten::alpha_dropout", PassThrough},

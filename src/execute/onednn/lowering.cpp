@@ -1,6 +1,7 @@
 #include "execute/onednn/lowering.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/PadNd.h>
 
 #include <algorithm>
 
@@ -101,14 +102,22 @@ bool Lowering::is_output(ValueId value) const {
   return std::ranges::find(all, kNoNode) != all.end();
 }
 
+namespace {
+
+bool pads_constant(const Node& node) {
+  if (node.is("aten::constant_pad_nd")) return true;
+  if (node.is("aten::pad")) return *node.operand("mode").get<std::string>() == "constant";
+  return node.is("aten::_pad_enum") &&
+         node.operand("mode").integer() == static_cast<std::int64_t>(at::padding_mode::constant);
+}
+
+}  // namespace
+
 // Zero padding of spatial dims in front of convolutions becomes their own padding.
 void Lowering::find_paddings() {
   for (const auto id : graph_.nodes()) {
     const auto& node = graph_.node(id);
-    if (!(node.is("aten::constant_pad_nd") || node.is("aten::pad")) || !passes_integers(graph_, id) ||
-        node.condition == Condition::Training)
-      continue;
-    if (node.is("aten::pad") && *node.operand("mode").get<std::string>() != "constant") continue;
+    if (!pads_constant(node) || !passes_integers(graph_, id) || node.condition == Condition::Training) continue;
     const auto amounts = node.operand(1).integers();
     const auto rank = type(node.output()).rank();
     if (!amounts || rank < 3 || amounts->size() > 2 * (rank - 2)) continue;
