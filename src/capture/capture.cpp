@@ -14,6 +14,7 @@
 #include "capture/origin.hpp"
 #include "capture/samples.hpp"
 #include "pare/core/error.hpp"
+#include "pare/graph/rewriter.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -121,13 +122,21 @@ class Session {
   }
 
   // Replays against the module on fresh values at a size never captured.
-  void verify(const Assembled& assembled) {
+  void verify(Assembled& assembled) {
     auto failed = mismatch(assembled.model, samples_.fresh(1));
     if (failed.empty()) return;
     const auto inputs = samples_.fresh(5);
     if (samples_.corners() > 1 && mismatch(assembled.model, inputs).empty()) {
-      const_cast<Assembled&>(assembled).model.note(fmt::format(
-          "at size 1 the module behaves differently from other sizes ({}): run the model at 2 or more", failed));
+      if (samples_.example_dims()[0] == 1)
+        fail("pare.capture.142", "",
+             "at size 1, which the example has, the module behaves differently from other sizes ({}); give an example "
+             "of "
+             "2 or more, or set fixed_sizes",
+             failed);
+      Rewriter(assembled.model).limit_dim(0, 2);
+      assembled.model.note(
+          fmt::format("at {} 1 the module behaves differently from other sizes ({}): the model refuses it",
+                      assembled.model.graph().dims()[0], failed));
       return;
     }
     fail("pare.capture.141", "",

@@ -203,9 +203,10 @@ NodeId Graph::find(std::string_view name) const noexcept {
 
 // ---- GraphBuilder
 
-std::uint32_t GraphBuilder::dim(std::string name, std::int64_t example) {
+std::uint32_t GraphBuilder::dim(std::string name, std::int64_t example, std::int64_t smallest) {
   graph_.dims_.push_back(std::move(name));
   graph_.example_dims_.push_back(example);
+  graph_.smallest_dims_.push_back(smallest);
   return static_cast<std::uint32_t>(graph_.dims_.size() - 1);
 }
 

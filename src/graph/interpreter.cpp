@@ -207,6 +207,11 @@ std::vector<std::int64_t> Interpreter::bind_dims(const Graph& graph, const std::
         fail("pare.run.104", value.name, "dimension {} ({}) must be {} here, got {}", d,
              value.type.sizes[d].text(graph.dims()), expected, inputs[i].size(static_cast<std::int64_t>(d)));
   }
+  for (std::size_t d = 0; d < dims.size(); ++d)
+    if (dims[d] != kUnknown && dims[d] < graph.smallest_dims()[d])
+      fail("pare.run.108", graph.dims()[d],
+           "must be at least {}, got {}: below that the module does something else than what was captured",
+           graph.smallest_dims()[d], dims[d]);
   return dims;
 }
 

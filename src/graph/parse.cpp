@@ -59,7 +59,8 @@ class Parser {
     auto name = scan_.dim_name();
     if (!dims_.emplace(name, static_cast<std::uint32_t>(dims_.size())).second) scan_.wrong("a second dim of this name");
     scan_.expect("=");
-    builder_.dim(std::move(name), scan_.integer());
+    const auto example = scan_.integer();
+    builder_.dim(std::move(name), example, scan_.accept_word("from") ? scan_.integer() : 0);
   }
 
   void input() {

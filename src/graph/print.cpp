@@ -45,8 +45,11 @@ class Printer {
 
   std::string run() {
     text_ = "graph {\n";
-    for (std::size_t i = 0; i < dims_.size(); ++i)
-      text_ += fmt::format("  dim {} = {}\n", dims_[i], graph_.example_dims()[i]);
+    for (std::size_t i = 0; i < dims_.size(); ++i) {
+      text_ += fmt::format("  dim {} = {}", dims_[i], graph_.example_dims()[i]);
+      if (graph_.smallest_dims()[i] > 0) text_ += fmt::format(" from {}", graph_.smallest_dims()[i]);
+      text_ += "\n";
+    }
     for (const auto input : graph_.inputs())
       text_ += fmt::format("  input {} : {}\n", name(input), type(graph_.value(input).type));
     for (std::size_t i = 0; i < graph_.value_count(); ++i) {

@@ -254,6 +254,8 @@ void Rewriter::set_type(ValueId value, TensorType type) {
   edit().values_[index(value)].type = std::move(type);
 }
 
+void Rewriter::limit_dim(std::size_t dim, std::int64_t smallest) { edit().smallest_dims_.at(dim) = smallest; }
+
 void Rewriter::rename(NodeId node, std::string name) {
   static_cast<void>(graph().node(node));
   edit().nodes_[index(node)].name = std::move(name);

@@ -142,3 +142,20 @@ TEST_CASE("what bypasses the dispatcher is refused", "[capture]") {
     CHECK((error.id() == "pare.capture.132" || error.id() == "pare.capture.141"));
   }
 }
+
+TEST_CASE("a batch of one that takes another path is refused, not answered wrongly", "[capture]") {
+  const auto lonely = [](const std::vector<torch::Tensor>& in) -> std::vector<torch::Tensor> {
+    return {in[0].size(0) == 1 ? in[0] * 2 : in[0] + 1};
+  };
+  torch::nn::Module module;
+  const auto model = pare::capture_forward(module, lonely, {torch::randn({3, 4})});
+  const auto rows = torch::randn({5, 4});
+  CHECK(torch::equal(model(rows), rows + 1));
+  CHECK(raises("pare.run.108", [&] { static_cast<void>(model(rows.narrow(0, 0, 1))); }));
+  CHECK(pare::print(model).find("dim batch = 3 from 2") != std::string::npos);
+  CHECK(raises("pare.capture.142", [&] {
+    static_cast<void>(pare::capture_forward(module, lonely, {torch::randn({1, 4})}));
+  }));
+  const auto fixed = pare::capture_forward(module, lonely, {torch::randn({1, 4})}, {.fixed_sizes = true});
+  CHECK(torch::equal(fixed(rows.narrow(0, 0, 1)), rows.narrow(0, 0, 1) * 2));
+}

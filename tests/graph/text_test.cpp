@@ -17,7 +17,7 @@ namespace {
 
 constexpr const char* kText = R"(graph {
   dim batch = 2
-  dim length = 3
+  dim length = 3 from 2
   input %x : f32[batch, 3, 8, 8]
   input %"the mask" : bool[batch*length, (batch*length + 1) / 2, -2*batch + 7]
   weight $conv.weight : f32[4, 3, 3, 3]

@@ -48,6 +48,8 @@ class Graph {
   [[nodiscard]] const std::vector<std::string>& dims() const noexcept { return dims_; }
   /// The sizes the graph was captured at, one for each dim: an example binding for cost estimates.
   [[nodiscard]] const std::vector<std::int64_t>& example_dims() const noexcept { return example_dims_; }
+  /// The smallest size at which the graph says what the module does, one for each dim; mostly 0.
+  [[nodiscard]] const std::vector<std::int64_t>& smallest_dims() const noexcept { return smallest_dims_; }
 
  private:
   friend class Rewriter;
@@ -61,6 +63,7 @@ class Graph {
   std::vector<ValueId> outputs_;
   std::vector<std::string> dims_;
   std::vector<std::int64_t> example_dims_;
+  std::vector<std::int64_t> smallest_dims_;
   mutable std::vector<std::vector<Use>> uses_;  // built on demand, dropped by edits
   mutable bool uses_valid_ = false;
 };

@@ -13,8 +13,8 @@ PARE_NAMESPACE_BEGIN
 /// Builds a `Graph` from nothing, front to back: for capture, for the parser, for tests.
 class GraphBuilder {
  public:
-  /// Declares a symbolic dim; the example size is what cost estimates use.
-  std::uint32_t dim(std::string name, std::int64_t example);
+  /// Declares a symbolic dim; the example size is what cost estimates use, a size below the smallest is refused.
+  std::uint32_t dim(std::string name, std::int64_t example, std::int64_t smallest = 0);
   ValueId input(std::string name, TensorType type);
   ValueId weight(std::string path, TensorType type);
   /// Appends a node; `types` has one entry for each output. @return the node's id.

@@ -42,7 +42,8 @@ class Model {
   /// Runs the model on its inputs, one tensor each (an absent optional input is an undefined tensor).
   /// @return the outputs, flat, in the order the module's structure has them
   /// @throws Error `pare.run.101` wrong count, `.102` wrong dtype, `.103` wrong rank or fixed size, `.104` dims that
-  ///         contradict each other, `.105` an op failed, `.106` a recorded guard no longer holds
+  ///         contradict each other, `.105` an op failed, `.106` a recorded guard no longer holds,
+  ///         `.108` a dim is smaller than the capture allows
   [[nodiscard]] std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap = {}) const;
   /// Single-output convenience. @throws Error `pare.run.107` when the model has several outputs.
   template <class... Tensors>

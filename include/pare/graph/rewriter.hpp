@@ -51,6 +51,8 @@ class Rewriter {
   /// @throws Error `pare.graph.104` no such path, `.114` a dim or index that the tensor has not, or nothing kept
   void narrow(std::string_view path, std::int64_t dim, std::vector<std::int64_t> kept);
   void set_type(ValueId value, TensorType type);
+  /// Makes the Model refuse to run with a dim smaller than this. @param dim index in `Graph::dims()`
+  void limit_dim(std::size_t dim, std::int64_t smallest);
   void rename(NodeId node, std::string name);
 
   [[nodiscard]] const Graph& graph() const { return model_->graph(); }
