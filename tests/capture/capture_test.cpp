@@ -4,6 +4,7 @@
 
 #include "pare/core/error.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/raises.hpp"
 
 namespace {
 
