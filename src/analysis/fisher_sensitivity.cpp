@@ -2,11 +2,11 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <chrono>
 #include <cmath>
 #include <unordered_map>
 
 #include "pare/analysis/sensitivity.hpp"
+#include "core/seconds_since.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -14,9 +14,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// One change of one layer, and how much of it is in.
 struct Probe {

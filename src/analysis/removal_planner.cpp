@@ -1,3 +1,4 @@
+#include "graph/padding.hpp"
 #include "removal_planner.hpp"
 
 #include <ATen/ATen.h>
@@ -151,7 +152,7 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan(const Node& node) {
   } else if (base == "aten::slice" || base == "aten::slice_scatter" || base == "aten::narrow" ||
              base == "aten::select") {
     found = plan_range(node);
-  } else if (base == "aten::constant_pad_nd" || base == "aten::pad" || base == "aten::_pad_enum") {
+  } else if (is_padding(node)) {
     found = plan_pad(node);
   } else if (node.op.argument("groups") >= 0 || base == "aten::group_norm") {
     found = plan_groups(node);

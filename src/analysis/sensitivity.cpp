@@ -3,21 +3,18 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <ostream>
 
+#include "core/seconds_since.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 bool holds_already(const Replacements& change, const Replacements& around) {
   return std::ranges::all_of(change, [&](const auto& entry) {

@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "pare/graph/interpreter.hpp"
+#include "graph/padding.hpp"
 #include "tagger.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -141,18 +142,6 @@ void Tagger::movement(const Node& node) {
     });
 }
 
-namespace {
-
-bool repeats_border(const Node& node) {
-  if (node.op.argument("mode") < 0) return false;
-  const auto& mode = node.operand("mode");
-  if (const auto* name = mode.get<std::string>()) return *name != "constant";
-  constexpr std::int64_t kConstant = 3;  // `at::padding_mode` in `_pad_enum`
-  return mode.integer().value_or(kConstant) != kConstant;
-}
-
-}  // namespace
-
 // Padding along an axis without channels leaves them as they are; along the channels it adds new ones, filled with one
 // number, of which there may be any count.
 void Tagger::pad(const Node& node) {
@@ -173,7 +162,7 @@ void Tagger::pad(const Node& node) {
         padded = stretched(padded, axis, padded.size(axis) + before + after);
         continue;
       }
-      if (repeats_border(node)) {
+      if (!pads_constant(node)) {
         freeze(layer, where(node) + " repeats some of them at the border");
         break;
       }

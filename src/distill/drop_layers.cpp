@@ -6,15 +6,12 @@
 #include <set>
 
 #include "distill/feature_taps.hpp"
+#include "graph/layer_pattern.hpp"
 #include "pare/distill/layer_map.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
-
-bool within(std::string_view module, std::string_view path) {
-  return module.starts_with(path) && (module.size() == path.size() || module[path.size()] == '.');
-}
 
 std::vector<std::int64_t> positions(const DropLayers& options, std::int64_t n) {
   auto keep = options.keep;
@@ -55,13 +52,13 @@ ValueId input_of(const Graph& graph, const std::string& layer) {
   const auto output = feature_of(graph, layer);
   for (const auto id : graph.nodes()) {
     const auto& node = graph.node(id);
-    if (!within(node.module, layer)) continue;
+    if (!is_within(node.module, layer)) continue;
     ValueId found = kNoValue;
     for (const auto& operand : node.operands)
       operand.each_value([&](ValueId value) {
         const auto* producer = graph.producer(value);
         const bool outside =
-            graph.value(value).kind == ValueKind::Input || (producer && !within(producer->module, layer));
+            graph.value(value).kind == ValueKind::Input || (producer && !is_within(producer->module, layer));
         if (found == kNoValue && outside && graph.value(value).type == graph.value(output).type) found = value;
       });
     if (found != kNoValue) return found;
@@ -76,7 +73,7 @@ void erase_counters(Rewriter& rewriter, const std::vector<std::string>& layers) 
     const auto& graph = rewriter.graph();
     const auto& node = graph.node(*id);
     const bool inside =
-        std::ranges::any_of(layers, [&](const std::string& layer) { return within(node.module, layer); });
+        std::ranges::any_of(layers, [&](const std::string& layer) { return is_within(node.module, layer); });
     if (inside && std::ranges::all_of(node.outputs, [&](ValueId value) { return graph.uses(value).empty(); }))
       rewriter.erase(*id);
   }

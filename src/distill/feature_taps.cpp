@@ -1,4 +1,5 @@
 #include "distill/feature_taps.hpp"
+#include "graph/layer_pattern.hpp"
 
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
@@ -14,10 +15,6 @@ namespace {
 std::string parent_of(std::string_view path) {
   const auto dot = path.rfind('.');
   return dot == std::string_view::npos ? std::string() : std::string(path.substr(0, dot));
-}
-
-bool within(std::string_view module, std::string_view path) {
-  return module.starts_with(path) && (module.size() == path.size() || module[path.size()] == '.');
 }
 
 // Levenshtein distance.
@@ -61,7 +58,7 @@ ValueId locate(const Graph& graph, const std::string& path) {
       });
     if (weights > 0 && others == 0) {
       derived.insert(node.outputs.begin(), node.outputs.end());
-    } else if (within(node.module, path)) {
+    } else if (is_within(node.module, path)) {
       const bool same = found != kNoValue && graph.value(found).type == graph.value(node.output()).type;
       if (weights > 0 || (continues && same)) found = node.output();
     }
@@ -96,7 +93,7 @@ void FeatureWatch::follow(const at::Tensor& output, const std::string* owner,
   if (owner) scope_ = parent_of(*owner);
   const std::string_view module = owner ? std::string_view(*owner) : std::string_view(scope_);
   for (auto& tap : taps_) {
-    if (!within(module, tap.path)) continue;
+    if (!is_within(module, tap.path)) continue;
     const bool continues = tap.value.defined() && tap.value.sizes() == output.sizes() &&
                            std::ranges::any_of(arguments, [&](const at::Tensor& a) { return a.is_same(tap.value); });
     if (owner || continues) tap.value = output;

@@ -1,6 +1,6 @@
+#include "graph/padding.hpp"
 #include "pare/graph/fusion.hpp"
 
-#include <ATen/PadNd.h>
 
 #include <algorithm>
 #include <array>
@@ -281,18 +281,7 @@ bool passes_integers(const Graph& graph, NodeId id) {
   const auto family = family_of(node.op);
   if (family == OpFamily::Concatenation) return true;
   if (family != OpFamily::PassThrough) return false;
-  if (node.is("aten::constant_pad_nd")) return node.operand(2).number() == 0.0;
-  if (node.is("aten::pad")) {
-    const auto* mode = node.operand("mode").get<std::string>();
-    const auto& value = node.operand("value");
-    return mode && (*mode != "constant" || value.is_none() || value.number() == 0.0);
-  }
-  if (node.is("aten::_pad_enum")) {  // what torch::nn::functional::pad calls
-    const auto& value = node.operand("value");
-    const bool constant = node.operand("mode").integer() == static_cast<std::int64_t>(at::padding_mode::constant);
-    return !constant || value.is_none() || value.number() == 0.0;
-  }
-  return true;
+  return !pads_constant(node) || pads_zero(node);
 }
 
 PARE_NAMESPACE_END

@@ -201,6 +201,10 @@ NodeId Graph::find(std::string_view name) const noexcept {
   return kNoNode;
 }
 
+bool Graph::is_own_weight(ValueId id) const {
+  return id != kNoValue && value(id).kind == ValueKind::Weight && uses(id).size() == 1;
+}
+
 // ---- GraphBuilder
 
 std::uint32_t GraphBuilder::dim(std::string name, std::int64_t example, std::int64_t smallest) {

@@ -24,6 +24,10 @@ bool fits_pattern(std::string_view text, std::string_view pattern) {
   return p == pattern.size();
 }
 
+bool is_within(std::string_view module, std::string_view path) {
+  return module.starts_with(path) && (module.size() == path.size() || module[path.size()] == '.');
+}
+
 bool names_layer(const Node& node, std::string_view pattern) {
   if (fits_pattern(node.name, pattern)) return true;
   for (std::string_view path = node.module; !path.empty();) {

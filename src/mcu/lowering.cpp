@@ -1,3 +1,4 @@
+#include "graph/padding.hpp"
 #include "mcu/lowering.hpp"
 
 #include <algorithm>
@@ -115,7 +116,7 @@ void Lowering::lower_node(const Node& node) {
   if (family_of(node.op) == OpFamily::FakeQuantize) return quantize(node);
   if (std::ranges::find(kRenaming, base) != kRenaming.end()) return rename(node);
   if (base == "aten::max_pool2d") return max_pool(node);
-  if (base == "aten::constant_pad_nd" || base == "aten::pad" || base == "aten::_pad_enum") return pad(node);
+  if (is_padding(node)) return pad(node);
   const bool unused = std::ranges::all_of(node.outputs, [&](ValueId value) { return graph_.uses(value).empty(); });
   if (!unused) refuse(node, "no kernel for this operator");
 }
@@ -144,20 +145,13 @@ void Lowering::rename(const Node& node) {
 
 void Lowering::pad(const Node& node) {
   const auto pairs = node.operand(1).integers().value_or(std::vector<std::int64_t>{});
-  const bool plain = !pairs.empty() && pairs.size() <= 4 && passes_padding(node) &&
+  const bool plain = !pairs.empty() && pairs.size() <= 4 && pads_zero(node) &&
                      std::ranges::all_of(pairs, [](auto size) { return size >= 0; });
   if (!plain) refuse(node, "only zeros around height and width can be added");
   auto result = unpadded(node, node.input(0));
   result.pad_left = pairs[0], result.pad_right = pairs[1];
   if (pairs.size() == 4) result.pad_top = pairs[2], result.pad_bottom = pairs[3];
   known_[pare::index(node.output())] = result;
-}
-
-bool Lowering::passes_padding(const Node& node) {
-  const bool constant = node.is("aten::constant_pad_nd") || node.operand(2).integer() == 3 ||
-                        (node.operand(2).get<std::string>() && *node.operand(2).get<std::string>() == "constant");
-  const auto& value = node.operand(node.is("aten::constant_pad_nd") ? 2 : 3);
-  return constant && (value.is_none() || value.number() == 0.0);
 }
 
 void Lowering::max_pool(const Node& node) {

@@ -44,7 +44,6 @@ class Lowering {
   void quantize(const Node& node);
   void rename(const Node& node);
   void pad(const Node& node);
-  static bool passes_padding(const Node& node);
   void max_pool(const Node& node);
   static void window(const Node& node, Step& step);
   void lower_region(const FusedRegion& region);

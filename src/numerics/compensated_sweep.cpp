@@ -10,12 +10,12 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // Beyond this, LibTorch's LAPACK is faster than its call is slow; depthwise layers have thousands of small ones.
-constexpr std::int64_t kSmall = 96;
+constexpr std::int64_t kSmallBlock = 96;
 
 // Upper triangular U with H^-1 = U^T U, float, or undefined when H is not positive definite.
 at::Tensor inverse_factor(const at::Tensor& hessian) {
   const auto size = hessian.size(0);
-  if (size <= kSmall) {
+  if (size <= kSmallBlock) {
     const Eigen::Map<const Matrix> h(hessian.data_ptr<double>(), size, size);
     const Eigen::LLT<Matrix> factor(h);
     if (factor.info() != Eigen::Success) return {};

@@ -11,10 +11,10 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr double kSmall = 1e-12;
+constexpr double kLeastNorm = 1e-12;
 
 at::Tensor unit(const at::Tensor& vectors, std::int64_t dim) {
-  return vectors / vectors.square().sum(dim, /*keepdim=*/true).clamp_min(kSmall).sqrt();
+  return vectors / vectors.square().sum(dim, /*keepdim=*/true).clamp_min(kLeastNorm).sqrt();
 }
 
 }  // namespace
@@ -24,7 +24,7 @@ at::Tensor attention_map(const at::Tensor& features) { return unit(features.squa
 at::Tensor distance_relation(const at::Tensor& embeddings) {
   constexpr std::int64_t kExactly = 2;  // by differences: products would leave a distance from a sample to itself
   const auto distances = at::cdist(embeddings, embeddings, 2.0, kExactly);
-  return distances / (distances.sum() / distances.gt(0).sum().clamp_min(1)).clamp_min(kSmall);
+  return distances / (distances.sum() / distances.gt(0).sum().clamp_min(1)).clamp_min(kLeastNorm);
 }
 
 at::Tensor angle_relation(const at::Tensor& embeddings) {

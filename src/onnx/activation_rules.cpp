@@ -121,7 +121,7 @@ void log_sigmoid(Emitter& out, const Node& node) {
 constexpr const char kRelu[] = "Relu", kSigmoid[] = "Sigmoid", kTanh[] = "Tanh", kHardSwish[] = "HardSwish",
                      kSelu[] = "Selu", kSoftsign[] = "Softsign";
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kActivationRules[] = {
     {"aten::relu", plain<kRelu>},
     {"aten::sigmoid", plain<kSigmoid>},
     {"aten::tanh", plain<kTanh>},
@@ -150,7 +150,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> activation_rules() { return kRules; }
+std::span<const RuleEntry> activation_rules() { return kActivationRules; }
 
 }  // namespace onnx
 

@@ -13,8 +13,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
 // Heads of keys and values that several heads of queries share: [B, H, L, D] -> [B, H * n, L, D], each n times.
 std::string shared_heads(Emitter& out, const Node& node, std::size_t position) {
   const auto& query = out.type(node.input(0)).sizes;
@@ -76,11 +74,11 @@ void attention(Emitter& out, const Node& node) {
   out.result(node, "MatMul", {weights, values});
 }
 
-constexpr RuleEntry kRules[] = {{"aten::scaled_dot_product_attention", attention}};
+constexpr RuleEntry kAttentionRules[] = {{"aten::scaled_dot_product_attention", attention}};
 
 }  // namespace
 
-std::span<const RuleEntry> attention_rules() { return kRules; }
+std::span<const RuleEntry> attention_rules() { return kAttentionRules; }
 
 }  // namespace onnx
 

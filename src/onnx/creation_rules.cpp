@@ -32,7 +32,7 @@ void range(Emitter& out, const Node& node) {
   out.result(node, "Range", {at(start, 0), at(end, 0), at(step, 1)});
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kCreationRules[] = {
     {"aten::zeros", zeros},      {"aten::zeros_like", zeros}, {"aten::new_zeros", zeros}, {"aten::empty", zeros},
     {"aten::empty_like", zeros}, {"aten::new_empty", zeros},  {"aten::ones", ones},       {"aten::ones_like", ones},
     {"aten::new_ones", ones},    {"aten::full", full},        {"aten::full_like", full},  {"aten::new_full", full},
@@ -41,7 +41,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> creation_rules() { return kRules; }
+std::span<const RuleEntry> creation_rules() { return kCreationRules; }
 
 }  // namespace onnx
 

@@ -144,7 +144,7 @@ constexpr const char kMul[] = "Mul", kMax[] = "Max", kMin[] = "Min", kEqual[] = 
                      kCeil[] = "Ceil", kRound[] = "Round", kSin[] = "Sin", kCos[] = "Cos", kSign[] = "Sign",
                      kReciprocal[] = "Reciprocal", kIsNaN[] = "IsNaN";
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kElementwiseRules[] = {
     {"aten::add", add},
     {"aten::sub", subtract},
     {"aten::rsub", subtract_from},
@@ -190,7 +190,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> elementwise_rules() { return kRules; }
+std::span<const RuleEntry> elementwise_rules() { return kElementwiseRules; }
 
 }  // namespace onnx
 

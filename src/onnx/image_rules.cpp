@@ -11,13 +11,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
-Ints spread(Ints values, std::size_t count) {
-  if (values.size() == 1) values.resize(count, values[0]);
-  return values;
-}
-
 // input, kernel, stride, padding, then what each kind has
 Attributes window(const Emitter& out, const Node& node, std::size_t spatial) {
   if (out.type(node.input(0)).rank() != spatial + 2) Emitter::refuse(node, "the input has no batch dimension");
@@ -85,7 +78,7 @@ void nearest(Emitter& out, const Node& node) {
           {"nearest_mode", std::string("floor")}});
 }
 
-void linear(Emitter& out, const Node& node) {
+void interpolate_linear(Emitter& out, const Node& node) {
   const auto corners = node.operand("align_corners").boolean().value_or(false);
   resize(out, node,
          {{"mode", std::string("linear")},
@@ -100,7 +93,7 @@ void cubic(Emitter& out, const Node& node) {
           {"coordinate_transformation_mode", std::string(corners ? "align_corners" : "half_pixel")}});
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kImageRules[] = {
     {"aten::max_pool1d", max_pool<1>},
     {"aten::max_pool2d", max_pool<2>},
     {"aten::max_pool3d", max_pool<3>},
@@ -116,15 +109,15 @@ constexpr RuleEntry kRules[] = {
     {"aten::upsample_nearest1d", nearest},
     {"aten::upsample_nearest2d", nearest},
     {"aten::upsample_nearest3d", nearest},
-    {"aten::upsample_linear1d", linear},
-    {"aten::upsample_bilinear2d", linear},
-    {"aten::upsample_trilinear3d", linear},
+    {"aten::upsample_linear1d", interpolate_linear},
+    {"aten::upsample_bilinear2d", interpolate_linear},
+    {"aten::upsample_trilinear3d", interpolate_linear},
     {"aten::upsample_bicubic2d", cubic},
 };
 
 }  // namespace
 
-std::span<const RuleEntry> image_rules() { return kRules; }
+std::span<const RuleEntry> image_rules() { return kImageRules; }
 
 }  // namespace onnx
 

@@ -13,13 +13,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
-Ints spread(Ints values, std::size_t count) {
-  if (values.size() == 1) values.resize(count, values[0]);
-  return values;
-}
-
 Ints both_ends(const Ints& pads) {
   auto all = pads;
   all.insert(all.end(), pads.begin(), pads.end());
@@ -146,7 +139,7 @@ void batched_sum(Emitter& out, const Node& node) {
   out.result(node, "Add", {out.input(node, 0), products});
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kLayerRules[] = {
     {"aten::conv1d", convolution},
     {"aten::conv2d", convolution},
     {"aten::conv3d", convolution},
@@ -166,7 +159,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> layer_rules() { return kRules; }
+std::span<const RuleEntry> layer_rules() { return kLayerRules; }
 
 std::string bias_of(Emitter& out, ValueId bias, ValueId source, ValueId weight, std::int64_t channels) {
   const auto* held = out.constant(bias);

@@ -11,8 +11,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
 float epsilon(const Node& node) {
   return static_cast<float>(number_of(node, static_cast<std::size_t>(node.op.argument("eps")), 1e-5));
 }
@@ -97,14 +95,14 @@ void rms_norm(Emitter& out, const Node& node) {
     out.result(node, "Mul", {normed, weight});
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kNormRules[] = {
     {"aten::batch_norm", batch_norm}, {"aten::instance_norm", instance_norm}, {"aten::layer_norm", layer_norm},
     {"aten::group_norm", group_norm}, {"aten::rms_norm", rms_norm},
 };
 
 }  // namespace
 
-std::span<const RuleEntry> norm_rules() { return kRules; }
+std::span<const RuleEntry> norm_rules() { return kNormRules; }
 
 }  // namespace onnx
 

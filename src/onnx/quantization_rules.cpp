@@ -28,14 +28,14 @@ void per_tensor(Emitter& out, const Node& node) {
 
 void per_channel(Emitter&, const Node& node) { Emitter::refuse(node, "an activation with a scale a channel"); }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kQuantizationRules[] = {
     {"aten::fake_quantize_per_tensor_affine", per_tensor},
     {"aten::fake_quantize_per_channel_affine", per_channel},
 };
 
 }  // namespace
 
-std::span<const RuleEntry> quantization_rules() { return kRules; }
+std::span<const RuleEntry> quantization_rules() { return kQuantizationRules; }
 
 }  // namespace onnx
 

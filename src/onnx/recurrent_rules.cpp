@@ -9,8 +9,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
 /// What one kind of network is called, and in which order LibTorch's gates have to come.
 struct Kind {
   const char* op;
@@ -132,7 +130,7 @@ void recurrent(Emitter& out, const Node& node) {
   if (lstm) out.alias(node, joined(out, cells), 2);
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kRecurrentRules[] = {
     {"aten::lstm", recurrent},
     {"aten::gru", recurrent},
     {"aten::rnn_tanh", recurrent},
@@ -141,7 +139,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> recurrent_rules() { return kRules; }
+std::span<const RuleEntry> recurrent_rules() { return kRecurrentRules; }
 
 }  // namespace onnx
 

@@ -9,8 +9,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
 Ints axes_of(const Node& node, const Emitter& out, std::size_t position) {
   if (position >= node.operands.size() || node.operand(position).is_none()) return {};
   const auto rank = static_cast<std::int64_t>(out.type(node.input(0)).rank());
@@ -83,7 +81,7 @@ void running_sum(Emitter& out, const Node& node) {
 constexpr const char kMean[] = "Mean", kSum[] = "Sum", kMax[] = "Max", kMin[] = "Min", kProduct[] = "Prod",
                      kLogSumExp[] = "LogSumExp";
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kReductionRules[] = {
     {"aten::mean", reduction<kMean>},
     {"aten::sum", reduction<kSum>},
     {"aten::amax", reduction<kMax>},
@@ -101,7 +99,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> reduction_rules() { return kRules; }
+std::span<const RuleEntry> reduction_rules() { return kReductionRules; }
 
 // Axes are an attribute of most reductions before operator set 18, and an input since; of sums since 13.
 std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const std::vector<std::int64_t>& axes,

@@ -9,6 +9,8 @@ PARE_NAMESPACE_BEGIN
 
 namespace onnx {
 
+using Ints = std::vector<std::int64_t>;
+
 /// Writes one call of an ATen operator as ONNX nodes.
 using Rule = void (*)(Emitter& out, const Node& node);
 
@@ -43,11 +45,16 @@ std::string reshape_to(Emitter& out, const std::string& name, const std::vector<
 /// A dimension counted from the front.
 std::int64_t dim_of(const Node& node, std::size_t position, std::size_t rank);
 /// An operand's constant numbers. @throws Error `pare.onnx.101` where they are not constant
-std::vector<std::int64_t> integers_of(const Node& node, std::size_t position);
+Ints integers_of(const Node& node, std::size_t position);
+/// One number for each of `count` dimensions where a call gives one for all.
+inline Ints spread(Ints values, std::size_t count) {
+  if (values.size() == 1) values.resize(count, values[0]);
+  return values;
+}
 std::int64_t integer_of(const Node& node, std::size_t position);
 double number_of(const Node& node, std::size_t position, double otherwise);
 /// Reductions over `axes` (all where empty).
-std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const std::vector<std::int64_t>& axes,
+std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const Ints& axes,
                    bool keep, const std::string& result = {});
 /// The bias of a layer with `channels` outputs: int32 where source and weight are integers, float otherwise.
 std::string bias_of(Emitter& out, ValueId bias, ValueId source, ValueId weight, std::int64_t channels);

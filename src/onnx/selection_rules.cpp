@@ -12,7 +12,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
 constexpr auto kEnd = std::numeric_limits<std::int64_t>::max();
 
 // A bound of a slice as a tensor of one element; numbers may be sizes.
@@ -155,7 +154,7 @@ void triangle(Emitter& out, const Node& node) {
              {{"upper", std::int64_t{node.is("aten::triu")}}});
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kSelectionRules[] = {
     {"aten::slice", slice},
     {"aten::narrow", narrow},
     {"aten::select", select},
@@ -176,7 +175,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> selection_rules() { return kRules; }
+std::span<const RuleEntry> selection_rules() { return kSelectionRules; }
 
 }  // namespace onnx
 

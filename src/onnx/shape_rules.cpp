@@ -12,8 +12,6 @@ namespace onnx {
 
 namespace {
 
-using Ints = std::vector<std::int64_t>;
-
 std::vector<SymbolicInt> constants(std::initializer_list<std::int64_t> sizes) { return {sizes.begin(), sizes.end()}; }
 
 void identity(Emitter& out, const Node& node) {
@@ -206,7 +204,7 @@ void training_select(Emitter& out, const Node& node) {
   if (const auto* qparams = out.qparams(chosen)) out.set_qparams(node.output(), *qparams);
 }
 
-constexpr RuleEntry kRules[] = {
+constexpr RuleEntry kShapeRules[] = {
     {"aten::view", reshape},
     {"aten::_unsafe_view", reshape},
     {"aten::reshape", reshape},
@@ -257,7 +255,7 @@ constexpr RuleEntry kRules[] = {
 
 }  // namespace
 
-std::span<const RuleEntry> shape_rules() { return kRules; }
+std::span<const RuleEntry> shape_rules() { return kShapeRules; }
 
 std::string reshape_to(Emitter& out, const std::string& name, const std::vector<SymbolicInt>& from,
                        const std::vector<SymbolicInt>& to) {

@@ -1,7 +1,7 @@
 #include "pare/pass/context.hpp"
 
-#include <chrono>
 
+#include "core/seconds_since.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/verify.hpp"
 #include "pare/pass/pass_manager.hpp"
@@ -48,7 +48,6 @@ Preserved Context::run_checked(const AnyPass& pass, Transaction& transaction) {
 
 Preserved Context::run(const AnyPass& pass, Model& model) {
   if (&model != &rewriter_.model()) fail("pare.pass.101", pass.name(), "this context was made for another model");
-  using Clock = std::chrono::steady_clock;
   Transaction transaction(model, options_.backup_weights, transaction_);
   const auto* enclosing = std::exchange(transaction_, &transaction);
   const auto author = reporter_.set_author({pass.name(), &transaction.before()});
@@ -57,8 +56,7 @@ Preserved Context::run(const AnyPass& pass, Model& model) {
   const auto first_row = report_.rows().size();
   const auto start = Clock::now();
   const auto event = [&](bool ran) {
-    const std::chrono::duration<double> elapsed = Clock::now() - start;
-    return PassEvent{pass.name(), model, depth, ran ? elapsed.count() : 0.0};
+    return PassEvent{pass.name(), model, depth, ran ? seconds_since(start) : 0.0};
   };
   const auto leave = [&] {
     transaction_ = enclosing;

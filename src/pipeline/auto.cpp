@@ -3,12 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <list>
 #include <map>
 #include <optional>
 
+#include "core/seconds_since.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pare/plan/mixed_precision.hpp"
@@ -21,7 +21,6 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 using namespace literals;
-using Clock = std::chrono::steady_clock;
 
 /// A recipe carried out.
 struct Built {
@@ -101,11 +100,11 @@ class Climb {
     }
     options_.log.info("{}: drop {}, {} bytes, {:.3f} ms, {:.1f} s", recipe.name, candidate.drop.text(),
                       candidate.measured.weight_bytes, candidate.measured.latency.median_ms,
-                      std::chrono::duration<double>(Clock::now() - start).count());
+                      seconds_since(start));
     ReportStage stage;
     stage.pass = recipe.name;
     stage.kept = false;
-    stage.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    stage.seconds = seconds_since(start);
     stage.metric = candidate.measured.metric;
     stage.weight_bytes = candidate.measured.weight_bytes;
     stages_.push_back(std::move(stage));

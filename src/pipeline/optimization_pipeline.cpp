@@ -2,9 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <cmath>
 
+#include "core/seconds_since.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pare/pass/context.hpp"
@@ -15,7 +15,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 
 std::optional<double> judge(const Metric& metric, const Predictor& predict, const std::string& stage) {
   if (!metric) return std::nullopt;
@@ -103,7 +102,7 @@ class Run {
       compiled_ = std::move(compiled);
       report_.after.metric = stage.metric;
     }
-    stage.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    stage.seconds = seconds_since(begin);
     options_.log.info("{}: {} in {:.1f} s{}{}", stage.pass, stage.kept ? "kept" : "rolled back", stage.seconds,
                       stage.reason.empty() ? "" : ", ", stage.reason);
     report_.steps.append(rows);

@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "core/seconds_since.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 
@@ -12,9 +12,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// One search.
 class Search {

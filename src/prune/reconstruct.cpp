@@ -16,7 +16,7 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 using Kept = std::vector<std::int64_t>;
-constexpr std::int64_t kSamples = 65536;  // that a refit sees, if the batches have as many
+constexpr std::int64_t kRefitSamples = 65536;  // that a refit sees, if the batches have as many
 
 at::Tensor chosen(const at::Tensor& tensor, std::int64_t axis, const std::optional<Kept>& kept) {
   return kept ? tensor.index_select(axis, at::tensor(*kept, at::TensorOptions(at::kLong).device(tensor.device())))
@@ -152,7 +152,7 @@ class Walk {
     const auto& weight_path = path(region.weight);
     const auto outputs = kept_of(weight_path, form->axis);
     const bool last = form->kernel.empty();
-    const auto limit = samples_of_batch(calibration_, kSamples, form->features);
+    const auto limit = samples_of_batch(calibration_, kRefitSamples, form->features);
     Refit refit(to_rows(*form, pruned_.weight(weight_path).detach()));
     for (std::size_t b = 0; b < batches_.size(); ++b) {
       const auto& input = now(b, region.inputs[0]);

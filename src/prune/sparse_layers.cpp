@@ -9,6 +9,7 @@
 #include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
+#include "prune/own_loss.hpp"
 #include "prune/solve_layer.hpp"
 #include "prune/sparse_layer.hpp"
 
@@ -63,20 +64,6 @@ std::optional<MatrixForm> form_of(const Graph& graph, const FusedRegion& region)
 bool is_weighted(OpFamily family) {
   return family == OpFamily::Convolution || family == OpFamily::Linear || family == OpFamily::TransposedConvolution ||
          family == OpFamily::Embedding || family == OpFamily::Recurrent;
-}
-
-// Cross-entropy with the model's own answer where that is a class, else half the mean square of the outputs.
-at::Tensor own_loss(const std::vector<at::Tensor>& outputs) {
-  const auto& first = outputs.at(0);
-  if (first.is_floating_point() && first.dim() == 2 && first.size(1) > 1)
-    return at::cross_entropy_loss(first, first.detach().argmax(1));
-  at::Tensor loss;
-  for (const auto& output : outputs) {
-    if (!output.defined() || !output.is_floating_point()) continue;
-    const auto part = output.square().mean() / 2;
-    loss = loss.defined() ? loss + part : part;
-  }
-  return loss;
 }
 
 }  // namespace

@@ -12,10 +12,10 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-using Outputs = std::vector<std::vector<at::Tensor>>;
+using BatchOutputs = std::vector<std::vector<at::Tensor>>;
 
 // What the model's answers lose: the divergence of classes, or the squared error over the squared outputs.
-double damage_between(const Outputs& before, const Outputs& after) {
+double damage_between(const BatchOutputs& before, const BatchOutputs& after) {
   double error = 0, scale = 0;
   for (std::size_t b = 0; b < before.size(); ++b)
     for (std::size_t i = 0; i < before[b].size(); ++i) {

@@ -7,12 +7,13 @@
 #include <set>
 
 #include "pare/graph/weight_axis.hpp"
+#include "prune/own_loss.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::int64_t kSamples = 16384;  // which channels matter shows in few; what the others become wants more
+constexpr std::int64_t kScoreSamples = 16384;  // which channels matter shows in few; what the others become wants more
 
 // The model on weights that gradients flow to; the tensors are the model's own.
 Model differentiable(const Model& model) {
@@ -22,18 +23,6 @@ Model differentiable(const Model& model) {
     if (weight.is_parameter && weight.tensor.is_floating_point())
       copy.set_weight(path, weight.tensor.detach().requires_grad_(true));
   return copy;
-}
-
-at::Tensor own_loss(const std::vector<at::Tensor>& outputs) {
-  at::Tensor sum;
-  for (const auto& output : outputs) {
-    if (!output.defined() || !output.is_floating_point()) continue;
-    const auto loss = output.dim() == 2 && output.size(1) > 1
-                          ? torch::nn::functional::cross_entropy(output, output.detach().argmax(1))
-                          : output.square().mean();
-    sum = sum.defined() ? sum + loss : loss;
-  }
-  return sum;
 }
 
 // Mean over all axes but the channels'.
@@ -167,7 +156,7 @@ void observe_layers(const Model& model, const Batches& calibration, std::int64_t
         add(reader.mean_square, over_positions(values.square(), reader.form.kernel.empty()));
       } else if (seen.insert(reader.features.get()).second) {
         reader.features->moments.observe(
-            features_of(reader.form, values, samples_of_batch(calibration, kSamples, reader.form.features)));
+            features_of(reader.form, values, samples_of_batch(calibration, kScoreSamples, reader.form.features)));
       }
     }
   };

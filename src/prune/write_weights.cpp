@@ -43,15 +43,12 @@ struct Offset {
 };
 
 Offset offset_of(const Graph& graph, const FusedRegion& region) {
-  const auto own = [&](ValueId value) {
-    return value != kNoValue && graph.value(value).kind == ValueKind::Weight && graph.uses(value).size() == 1;
-  };
-  if (own(region.bias)) return {graph.value(region.bias).name, 1};
+  if (graph.is_own_weight(region.bias)) return {graph.value(region.bias).name, 1};
   if (region.batch_norm == kNoNode) return {};
   const auto& norm = graph.node(region.batch_norm);
   if (norm.op.argument("running_mean") < 0) return {};
   const auto mean = norm.operand("running_mean").value();
-  if (!own(mean)) return {};
+  if (!graph.is_own_weight(mean)) return {};
   return {graph.value(mean).name, -1};
 }
 

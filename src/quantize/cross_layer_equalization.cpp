@@ -73,9 +73,7 @@ const char* obstacle(const Graph& graph, const FusedRegion& first, const FusedRe
   if (!is_homogeneous(graph, first)) return "its activation is not homogeneous";
   for (const auto* region : {&first, second})
     if (!output_axis(graph, *region) || graph.uses(region->weight).size() != 1) return "a weight is shared or computed";
-  if (first.bias != kNoValue &&
-      (graph.value(first.bias).kind != ValueKind::Weight || graph.uses(first.bias).size() != 1))
-    return "its bias is shared or computed";
+  if (first.bias != kNoValue && !graph.is_own_weight(first.bias)) return "its bias is shared or computed";
   return nullptr;
 }
 

@@ -5,15 +5,12 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "weights.hpp"
+
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::string_view kPerChannel = "aten::fake_quantize_per_channel_affine";
-
-bool own_weight(const Graph& graph, ValueId value) {
-  return value != kNoValue && graph.value(value).kind == ValueKind::Weight && graph.uses(value).size() == 1;
-}
 
 // A plain sum of the layer's result and an activation.
 bool adds_residual(const Graph& graph, const FusedRegion& region) {
@@ -26,7 +23,7 @@ std::optional<LearnedLayer> learned_layer(const Model& original, const Model& mo
                                           const FusedRegion& after, std::int64_t max_features) {
   const auto& graph = model.graph();
   const auto form = matrix_form(original.graph(), before);
-  if (!form || form->features > max_features || !own_weight(graph, after.weight) || after.inputs.size() != 1)
+  if (!form || form->features > max_features || !graph.is_own_weight(after.weight) || after.inputs.size() != 1)
     return std::nullopt;
   if (!adds_residual(original.graph(), before)) before.residual = kNoValue;
   LearnedLayer layer{before, after, *form, {}, kNoNode, {}, graph.value(after.weight).name, {}, {}};
@@ -42,12 +39,12 @@ std::optional<LearnedLayer> learned_layer(const Model& original, const Model& mo
   // Directly behind the table: cut into groups, a row has several scales.
   if (layer.quantizer == kNoNode || layer.behind.front() != layer.quantizer) return std::nullopt;
   const auto& quantizer = graph.node(layer.quantizer);
-  if (quantizer.operand("axis").integer() != form->axis || !own_weight(graph, quantizer.input(1))) return std::nullopt;
+  if (quantizer.operand("axis").integer() != form->axis || !graph.is_own_weight(quantizer.input(1))) return std::nullopt;
   if (!model.weight(quantizer.input(2)).eq(0).all().item<bool>()) return std::nullopt;
   layer.grid = {quantizer.operand("quant_min").integer().value_or(0),
                 quantizer.operand("quant_max").integer().value_or(0), true};
   layer.scale = graph.value(quantizer.input(1)).name;
-  if (own_weight(graph, after.bias) && after.batch_norm == kNoNode &&
+  if (graph.is_own_weight(after.bias) && after.batch_norm == kNoNode &&
       model.weight(after.bias).numel() == form->groups * form->outputs)
     layer.bias = graph.value(after.bias).name;
   return layer;

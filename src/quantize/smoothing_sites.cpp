@@ -13,12 +13,8 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-bool own_weight(const Graph& graph, ValueId value) {
-  return value != kNoValue && graph.value(value).kind == ValueKind::Weight && graph.uses(value).size() == 1;
-}
-
 bool is_linear_layer(const Graph& graph, const FusedRegion& region) {
-  if (region.family != OpFamily::Linear || !own_weight(graph, region.weight)) return false;
+  if (region.family != OpFamily::Linear || !graph.is_own_weight(region.weight)) return false;
   const auto& type = graph.value(region.inputs[0]).type;
   return output_axis(graph, region) && type.rank() >= 3 && type.dtype == c10::ScalarType::Float;
 }
@@ -44,9 +40,9 @@ bool only_linear_layers_read(const Graph& graph, ValueId value, const SmoothingS
 }
 
 bool can_divide(const Graph& graph, const Node& norm) {
-  if (!norm.is("aten::layer_norm") || !own_weight(graph, norm.operand("weight").value())) return false;
+  if (!norm.is("aten::layer_norm") || !graph.is_own_weight(norm.operand("weight").value())) return false;
   const auto bias = norm.operand("bias").value();
-  return (bias == kNoValue || own_weight(graph, bias)) &&
+  return (bias == kNoValue || graph.is_own_weight(bias)) &&
          norm.operand("normalized_shape").integers().value_or(std::vector<std::int64_t>{}).size() == 1;
 }
 

@@ -14,7 +14,6 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 constexpr std::string_view kPerTensor = "aten::fake_quantize_per_tensor_affine";
-constexpr std::string_view kPerChannel = "aten::fake_quantize_per_channel_affine";
 
 // A weight as `[output channels, everything else]`, whatever its layout.
 at::Tensor channels_first(const at::Tensor& weight, std::int64_t axis) {
@@ -160,9 +159,7 @@ ValueId WeightQuantizer::place_groups(ValueId weight, std::int64_t axis, std::in
 void WeightQuantizer::correct_bias(const Layer& layer, const MatrixForm& form, const Gram& moments,
                                    const at::Tensor& before) {
   const auto bias = layer.region.bias;
-  if (bias == kNoValue || model_.graph().value(bias).kind != ValueKind::Weight ||
-      model_.graph().uses(bias).size() != 1 || layer.region.batch_norm != kNoNode)
-    return;
+  if (!model_.graph().is_own_weight(bias) || layer.region.batch_norm != kNoNode) return;
   const auto after = model_.weight(layer.region.weight);
   const auto lost = to_rows(form, before).to(at::kDouble) - to_rows(form, after).to(at::kDouble);
   const auto shift = at::bmm(lost.reshape({form.groups, form.outputs, form.features}), moments.mean().unsqueeze(2));

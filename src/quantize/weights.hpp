@@ -2,11 +2,15 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "calibration.hpp"
 
 PARE_NAMESPACE_BEGIN
+
+/// The operator that stands for a weight rounded with a scale for each channel.
+inline constexpr std::string_view kPerChannel = "aten::fake_quantize_per_channel_affine";
 
 /// Rounds weights, corrects biases, and puts fake-quantize nodes between the weight table and the layers.
 class WeightQuantizer {

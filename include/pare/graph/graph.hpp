@@ -46,6 +46,8 @@ class Graph {
   [[nodiscard]] const std::vector<ValueId>& outputs() const noexcept { return outputs_; }
   /// Names of the symbolic dims, e.g. `batch`.
   [[nodiscard]] const std::vector<std::string>& dims() const noexcept { return dims_; }
+  /// Whether a value is a weight that one operand alone reads: rewriting it changes nothing else. False for `kNoValue`.
+  [[nodiscard]] bool is_own_weight(ValueId id) const;
   /// The sizes the graph was captured at, one for each dim: an example binding for cost estimates.
   [[nodiscard]] const std::vector<std::int64_t>& example_dims() const noexcept { return example_dims_; }
   /// The smallest size at which the graph says what the module does, one for each dim; mostly 0.

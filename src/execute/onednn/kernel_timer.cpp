@@ -8,7 +8,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::size_t kPage = 4096;
 constexpr int kMostRuns = 6;
 constexpr double kEnoughSeconds = 4e-3;  // of all runs together
 

@@ -1,10 +1,10 @@
 #include "execute/onednn/lowering.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/PadNd.h>
 
 #include <algorithm>
 
+#include "graph/padding.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -102,22 +102,11 @@ bool Lowering::is_output(ValueId value) const {
   return std::ranges::find(all, kNoNode) != all.end();
 }
 
-namespace {
-
-bool pads_constant(const Node& node) {
-  if (node.is("aten::constant_pad_nd")) return true;
-  if (node.is("aten::pad")) return *node.operand("mode").get<std::string>() == "constant";
-  return node.is("aten::_pad_enum") &&
-         node.operand("mode").integer() == static_cast<std::int64_t>(at::padding_mode::constant);
-}
-
-}  // namespace
-
 // Zero padding of spatial dims in front of convolutions becomes their own padding.
 void Lowering::find_paddings() {
   for (const auto id : graph_.nodes()) {
     const auto& node = graph_.node(id);
-    if (!pads_constant(node) || !passes_integers(graph_, id) || node.condition == Condition::Training) continue;
+    if (!pads_zero(node) || node.barrier || node.condition == Condition::Training) continue;
     const auto amounts = node.operand(1).integers();
     const auto rank = type(node.output()).rank();
     if (!amounts || rank < 3 || amounts->size() > 2 * (rank - 2)) continue;

@@ -9,7 +9,7 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::size_t kPage = 4096, kLargePage = std::size_t{2} << 20;
+constexpr std::size_t kLargePage = std::size_t{2} << 20;
 
 }  // namespace
 

@@ -6,6 +6,9 @@
 
 PARE_NAMESPACE_BEGIN
 
+/// Bytes of the smallest page.
+inline constexpr std::size_t kPage = 4096;
+
 /// Zeroed memory straight from the system, in large pages where it is large.
 ///
 /// Not from the heap: freeing blocks of tens of megabytes there moves the allocator's thresholds, and with them the
