@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include "pare/core/error.hpp"
+#include "pare/graph/text.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
 
