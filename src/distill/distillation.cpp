@@ -2,9 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <set>
 
 #include "distill/feature_taps.hpp"
+#include "distill/teacher_answers.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -70,8 +72,11 @@ struct Distillation::State {
   FeatureTaps student_taps, teacher_taps;
   std::vector<std::pair<std::string, double>> terms;
   std::int64_t batches = 0;
+  std::size_t inputs = 0;  // of a batch; labels are behind them
+  std::optional<TeacherAnswers> answers = {};
 
   Observation ask_teacher(const Batch& inputs) const {
+    if (answers) return (*answers)(inputs);
     const at::NoGradGuard no_grad;
     const Network::Evaluation evaluation(teacher);
     return teacher_taps.run(teacher, inputs);
@@ -116,6 +121,7 @@ void separate(const Network& student, Network& teacher) {
 Distillation::Distillation(Network student, Network teacher, AnyDistillationLoss loss, const Batch& example)
     : state_(std::make_unique<State>(State{std::move(student), std::move(teacher), std::move(loss), {}, {}, {}})) {
   auto& state = *state_;
+  state.inputs = example.size();
   if (!state.teacher) fail("pare.distill.101", "", "a distillation without a teacher: give .teacher = model");
   separate(state.student, state.teacher);
   FeatureRequest request{state.student.paths(), state.teacher.paths(), {}};
@@ -156,6 +162,13 @@ std::unique_ptr<Interception> Distillation::watch() {
   auto watch = state_->student_taps.watch();
   // Without features to see there is nothing to watch for, and calls stay as fast as they were.
   return watch ? std::make_unique<Interception>(std::move(watch)) : nullptr;
+}
+
+void Distillation::cache_teacher(const TeacherCache& cache) {
+  auto& state = *state_;
+  state.answers.reset();
+  state.answers.emplace(cache, state.inputs, fingerprint_of(state.teacher, state.teacher_taps.paths()),
+                        [&](const Batch& inputs) { return state.ask_teacher(inputs); });
 }
 
 std::vector<at::Tensor> Distillation::parameters() const { return state_->loss.parameters(); }

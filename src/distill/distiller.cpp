@@ -45,6 +45,11 @@ Preserved Distiller::run(Model& model, Context& context) {
   const auto inputs = model.graph().inputs().size();
   make_trainable(model, freeze);
   Distillation distillation(model, teacher, split(*first.begin(), inputs).first, loss);
+  if (!cache.path.empty()) {
+    auto kept = cache;
+    if (kept.samples.empty()) kept.samples = data.samples();
+    distillation.cache_teacher(kept);
+  }
   const StepLoss step = [&](const Batch& batch) {
     const auto [x, labels] = split(batch, inputs);
     return distillation.step(x, labels);

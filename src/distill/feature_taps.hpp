@@ -51,7 +51,7 @@ class FeatureTaps {
   [[nodiscard]] Observation run(const Network& network, const Batch& inputs) const;
   /// For forwards that others run; null where no feature is wanted.
   [[nodiscard]] const std::shared_ptr<FeatureWatch>& watch() const noexcept { return watch_; }
-  [[nodiscard]] bool empty() const noexcept { return paths_.empty(); }
+  [[nodiscard]] const std::vector<std::string>& paths() const noexcept { return paths_; }
 
  private:
   std::vector<std::string> paths_;

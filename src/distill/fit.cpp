@@ -328,7 +328,7 @@ TrainingData TrainingData::shuffled(std::vector<at::Tensor> tensors, std::int64_
     if (tensor.size(0) != rows)
       fail("pare.distill.121", "", "tensors of {} and {} rows: every row is one sample", rows, tensor.size(0));
   if (batch_size < 1 || rows < batch_size) fail("pare.distill.121", "", "batches of {} from {} rows", batch_size, rows);
-  return TrainingData([tensors = std::move(tensors), batch_size, seed, rows](std::int64_t epoch) {
+  TrainingData data([tensors, batch_size, seed, rows](std::int64_t epoch) {
     auto generator = at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ULL + static_cast<std::uint64_t>(epoch));
     const auto order = at::randperm(rows, generator, at::TensorOptions().dtype(at::kLong));
     return Batches(
@@ -340,6 +340,15 @@ TrainingData TrainingData::shuffled(std::vector<at::Tensor> tensors, std::int64_
         },
         static_cast<std::size_t>(rows / batch_size));
   });
+  data.samples_ =
+      Batches([tensors = std::move(tensors), batch_size, rows](std::size_t position) -> std::optional<Batch> {
+        const auto begin = static_cast<std::int64_t>(position) * batch_size;
+        if (begin >= rows) return std::nullopt;
+        Batch batch;
+        for (const auto& tensor : tensors) batch.push_back(tensor.narrow(0, begin, std::min(batch_size, rows - begin)));
+        return batch;
+      });
+  return data;
 }
 
 FitResult fit(Model& model, const TrainingData& data, const StepLoss& loss, const FitOptions& options,

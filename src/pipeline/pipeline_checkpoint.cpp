@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/fingerprint.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/text.hpp"
@@ -17,23 +18,6 @@ using Json = nlohmann::json;
 
 constexpr int kVersion = 1;
 constexpr auto kState = "pare.pipeline";
-
-// FNV-1a, 64 bits: tells states apart, keeps no secrets.
-class Fingerprint {
- public:
-  void add(const void* bytes, std::size_t count) {
-    const auto* at = static_cast<const unsigned char*>(bytes);
-    for (std::size_t i = 0; i < count; ++i) hash_ = (hash_ ^ at[i]) * 0x100000001b3ULL;
-  }
-  void add(const std::string& text) {
-    add(text.data(), text.size());
-    add("\n", 1);
-  }
-  [[nodiscard]] std::string text() const { return fmt::format("{:016x}", hash_); }
-
- private:
-  std::uint64_t hash_ = 0xcbf29ce484222325ULL;
-};
 
 Json optional(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 std::optional<double> optional(const Json& value) {

@@ -11,6 +11,7 @@
 #include "pare/distill/any_distillation_loss.hpp"
 #include "pare/distill/knowledge_distillation.hpp"
 #include "pare/distill/network.hpp"
+#include "pare/distill/teacher_cache.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -61,6 +62,11 @@ class Distillation {
 
   /// Watches the forwards of this thread for the student's features, while it lives.
   [[nodiscard]] std::unique_ptr<Interception> watch();
+
+  /// From now on the teacher's answers come from a file, which is written first where it is not there.
+  /// @throws Error `pare.distill.150` to `.153`, as `TeacherCache` has them; the calls above then throw `.152` for a
+  ///         sample that is not in it
+  void cache_teacher(const TeacherCache& cache);
 
   /// What the losses learn besides the student.
   [[nodiscard]] std::vector<at::Tensor> parameters() const;

@@ -8,6 +8,7 @@
 #include "pare/distill/fit.hpp"
 #include "pare/distill/knowledge_distillation.hpp"
 #include "pare/distill/network.hpp"
+#include "pare/distill/teacher_cache.hpp"
 #include "pare/pass/context.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -31,6 +32,7 @@ struct Distiller {
   TrainingData training = {};  ///< inputs, then labels where a loss wants them
   FitOptions fit = {};
   std::vector<std::string> freeze = {};  ///< weights that are not trained: paths or patterns with `*` and `?`
+  TeacherCache cache = {};               ///< the teacher's answers in a file; its samples may be left to `training`
 
   static constexpr std::string_view kName = "Distiller";
 

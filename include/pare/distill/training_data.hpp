@@ -28,7 +28,7 @@ class TrainingData {
 
   TrainingData() = default;
   TrainingData(Batches batches)  // NOLINT(google-explicit-constructor): batches are data
-      : epochs_([batches = std::move(batches)](std::int64_t) { return batches; }) {}
+      : epochs_([batches](std::int64_t) { return batches; }), samples_(std::move(batches)) {}
   template <class Make>
   requires std::is_invocable_r_v<Batches, Make&, std::int64_t> TrainingData(
       Make make)  // NOLINT(google-explicit-constructor)
@@ -51,9 +51,12 @@ class TrainingData {
 
   [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(epochs_); }
   [[nodiscard]] Batches epoch(std::int64_t number) const { return epochs_ ? epochs_(number) : Batches(); }
+  /// Every sample there is, of whatever epoch; no batch where that is not known, as of a function.
+  [[nodiscard]] const Batches& samples() const noexcept { return samples_; }
 
  private:
   Epochs epochs_;
+  Batches samples_;
 };
 
 PARE_NAMESPACE_END
