@@ -7,12 +7,12 @@
 
 namespace models {
 
-/// Strided CNN with group norm. `[N, 3, 64, 64]` -> `[N, width]`.
+/// Strided CNN with group norm. `[N, in, H, W]` -> `[N, width]`; the first layer has `channels`, a multiple of 8, and
+/// each further one twice as many as the last.
 class ImageTowerImpl : public torch::nn::Module {
  public:
-  explicit ImageTowerImpl(int64_t width) {
-    int64_t in = 3;
-    for (const int64_t out : {32, 64, 128}) {
+  explicit ImageTowerImpl(int64_t width, int64_t in = 3, int64_t channels = 32) {
+    for (const int64_t out : {channels, 2 * channels, 4 * channels}) {
       layers->push_back(torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).stride(2).padding(1).bias(false)));
       layers->push_back(torch::nn::GroupNorm(torch::nn::GroupNormOptions(8, out)));
       layers->push_back(torch::nn::SiLU());
@@ -94,12 +94,20 @@ class TextTowerImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TextTower);
 
-/// CLIP-like pair of towers (Radford et al. 2021). Images `[N, 3, 64, 64]` and ids `[M, S]` -> similarities `[N, M]`.
+/// How large both towers are.
+struct TwoTowerSizes {
+  int64_t width = 128;  ///< of the space in which they meet
+  int64_t vocabulary = 1000, heads = 4, layers = 2;
+  int64_t image_channels = 3, channels = 32;
+};
+
+/// CLIP-like pair of towers (Radford et al. 2021). Images `[N, image_channels, H, W]` and ids `[M, S]` -> similarities
+/// `[N, M]`.
 class TwoTowerImpl : public torch::nn::Module {
  public:
-  explicit TwoTowerImpl(int64_t width = 128, int64_t vocabulary = 1000)
-      : image(register_module("image", ImageTower(width))),
-        text(register_module("text", TextTower(vocabulary, width, 4, 2))),
+  explicit TwoTowerImpl(const TwoTowerSizes& sizes = {})
+      : image(register_module("image", ImageTower(sizes.width, sizes.image_channels, sizes.channels))),
+        text(register_module("text", TextTower(sizes.vocabulary, sizes.width, sizes.heads, sizes.layers))),
         logit_scale(register_parameter("logit_scale", torch::tensor(std::log(1 / 0.07F)))) {}
 
   torch::Tensor forward(const torch::Tensor& images, const torch::Tensor& ids) {

@@ -79,7 +79,10 @@ void train(const Forward& forward, torch::optim::Optimizer& optimizer, const Sam
       const auto [images, masks] =
           random_piece(samples.images.index_select(0, index), samples.masks.index_select(0, index), training.crop);
       optimizer.zero_grad();
-      loss_of(forward(images), masks).backward();
+      const auto logits = forward(images);
+      auto loss = loss_of(logits, masks);
+      if (training.also) loss = loss + training.also(images, logits);
+      loss.backward();
       optimizer.step();
     }
   }

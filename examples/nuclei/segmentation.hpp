@@ -27,6 +27,8 @@ struct Training {
   double rate = 2e-3;  ///< at the start; falls along a cosine
   std::int64_t batch = 8;
   std::int64_t crop = 128;  ///< side of the random pieces that are trained on
+  /// Added to the loss: of pictures and the logits for them.
+  std::function<torch::Tensor(const torch::Tensor& images, const torch::Tensor& logits)> also = {};
 };
 
 /// Cross-entropy and soft Dice on random pieces, flipped and turned. The optimizer's rate is set at each step.
