@@ -75,5 +75,6 @@
 #include "pare/prune/wanda.hpp"
 #include "pare/quantize/compare.hpp"
 #include "pare/quantize/cross_layer_equalization.hpp"
+#include "pare/quantize/quantization_aware_training.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "pare/quantize/smooth_quant.hpp"

@@ -5,15 +5,16 @@
 #include <optional>
 
 #include "pare/graph/weight_axis.hpp"
+#include "pare/numerics/batch_norm_folding.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// The tensor of an optional weight operand, in double.
+// The tensor of an optional weight operand.
 at::Tensor read(const Model& model, const Operand& operand) {
   const auto value = operand.value();
-  return value == kNoValue ? at::Tensor() : model.weight(value).detach().to(at::kDouble);
+  return value == kNoValue ? at::Tensor() : model.weight(value).detach();
 }
 
 bool is_table(const Graph& graph, const Operand& operand) {
@@ -36,26 +37,6 @@ const char* obstacle(const Graph& graph, const FusedRegion& region) {
   return nullptr;
 }
 
-at::Tensor along(const at::Tensor& channels, const at::Tensor& weight, std::int64_t axis) {
-  std::vector<std::int64_t> shape(static_cast<std::size_t>(weight.dim()), 1);
-  shape[static_cast<std::size_t>(axis)] = channels.numel();
-  return channels.reshape(shape);
-}
-
-// s * W along the output channels; a transposed convolution has them inside groups of its input channels.
-at::Tensor scaled(const at::Tensor& weight, const at::Tensor& scale, std::int64_t axis, std::int64_t groups) {
-  if (groups == 1 || axis == 0) return weight * along(scale, weight, axis);
-  auto sizes = weight.sizes().vec();
-  auto split = sizes;
-  split[0] /= groups;
-  split.insert(split.begin(), groups);
-  const auto grouped = weight.reshape(split);  // [groups, in / groups, out / groups, ...]
-  std::vector<std::int64_t> shape(split.size(), 1);
-  shape[0] = groups;
-  shape[2] = sizes[1];
-  return (grouped * scale.reshape(shape)).reshape(sizes);
-}
-
 void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
   const auto& graph = model.graph();
   const auto norm = graph.node(region.batch_norm);
@@ -66,19 +47,16 @@ void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
   const auto weight = model.weight(region.weight).detach();
   const auto path = graph.value(region.weight).name;
 
-  auto scale = (variance + norm.operand("eps").number().value_or(1e-5)).rsqrt();
-  if (gamma.defined()) scale = scale * gamma;
-  auto bias = region.bias == kNoValue ? -mean : model.weight(region.bias).detach().to(at::kDouble) - mean;
-  bias = bias * scale;
-  if (beta.defined()) bias = bias + beta;
-  const auto folded = scaled(weight.to(at::kDouble), scale, *output_axis(graph, region), groups_of(graph, region))
-                          .to(weight.scalar_type());
+  const auto affine = batch_norm_affine(gamma, beta, mean, variance, norm.operand("eps").number().value_or(1e-5));
+  const auto old_bias = region.bias == kNoValue ? at::Tensor() : model.weight(region.bias).detach();
+  const auto folded = fold_weight(weight, affine, *output_axis(graph, region), groups_of(graph, region));
+  const auto bias = fold_bias(old_bias, affine, weight.scalar_type());
 
   const auto anchor = graph.node(region.anchor);
   rewriter.set_weight(path, folded);
   const auto value = rewriter.add_weight(
       region.bias == kNoValue || region.bias_add != kNoNode ? norm.name + ".folded_bias" : anchor.name + ".folded_bias",
-      bias.to(weight.scalar_type()), true);
+      bias, true);
   rewriter.replace_uses(norm.output(), norm.input(0));
   if (region.bias_add != kNoNode) {
     const auto add = graph.node(region.bias_add);

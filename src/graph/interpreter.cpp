@@ -216,7 +216,8 @@ std::vector<std::int64_t> Interpreter::bind_dims(const Graph& graph, const std::
 }
 
 std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weights, bool training,
-                                         const std::vector<at::Tensor>& inputs, const Tap& tap) const {
+                                         const std::vector<at::Tensor>& inputs, const Tap& tap,
+                                         const NodeOverride& override_node) const {
   const auto dims = bind_dims(graph, inputs);
   std::vector<at::Tensor> values(graph.value_count());
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -241,7 +242,7 @@ std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weig
         stack[position] = box(node.operands[position], arguments[position].real_type(), dims, training, find);
       if (node.op.base() == "pare::training_select") {
         stack = {std::move(stack[training ? 0 : 1])};
-      } else {
+      } else if (!override_node || !override_node(node, stack)) {
         call_op(node, stack);
       }
       check_guard(node, stack);

@@ -108,6 +108,7 @@ void validate_quantization(const QuantizationSettings& settings) {
   check(settings.weights, "weights");
   for (const auto& [pattern, bits] : settings.layer_weights) check(bits, "weights");
   check(settings.activations, "activations");
+  for (const auto& [pattern, bits] : settings.layer_activations) check(bits, "activations");
   if (const auto* group = std::get_if<PerGroup>(&settings.granularity); group && group->size < 1)
     fail("pare.quantize.103", "", "a group of {} weights", group->size);
   if (settings.max_features < 1) fail("pare.quantize.103", "", "max_features is {}", settings.max_features);
@@ -127,11 +128,12 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   const auto& target = settings.target ? *settings.target : onednn_target();
   model.eval();
   context.run(FoldBatchNorm{}, model);
-  if (!settings.weight_only) context.run(DecomposeAttention{}, model);
+  if (!settings.weight_only && settings.write_out_attention) context.run(DecomposeAttention{}, model);
   if (settings.smooth && !settings.weight_only) context.run(SmoothQuant{}, model);
 
-  const auto sites = find_sites(
-      model.graph(), {settings.keep_float, settings.layer_weights, target, settings.activations, settings.weight_only});
+  const auto sites =
+      find_sites(model.graph(), {settings.keep_float, settings.layer_weights, target, settings.activations,
+                                 settings.layer_activations, settings.weight_only});
   const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
   const bool learn = learns_rounding(settings);
   const auto original = learn ? model : Model();

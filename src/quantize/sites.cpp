@@ -33,6 +33,7 @@ class SiteFinder {
     std::iota(parent_.begin(), parent_.end(), std::size_t{0});
     needed_.resize(graph.value_count(), false);
     signed_.resize(graph.value_count(), false);
+    bits_.resize(graph.value_count(), Bits{0});
     region_of_.resize(graph.value_count(), kNone);
   }
 
@@ -60,6 +61,7 @@ class SiteFinder {
     };
     for (const auto& pattern : request_.keep_float) check(pattern, "keep_float");
     for (const auto& [pattern, bits] : request_.layer_weights) check(pattern, "layer_weights");
+    for (const auto& [pattern, bits] : request_.layer_activations) check(pattern, "layer_activations");
   }
 
   bool kept_float(const FusedRegion& region) const {
@@ -222,13 +224,21 @@ class SiteFinder {
     });
   }
 
+  Bits input_bits(const FusedRegion& region) const {
+    for (const auto& [pattern, bits] : request_.layer_activations)
+      if (names_layer(graph_.node(region.anchor), pattern)) return bits;
+    return request_.activations;
+  }
+
   void need_inputs(const FusedRegion& region) {
+    const auto bits = input_bits(region);
     const auto need = [&](ValueId value, NodeId reader) {
       for (const auto& use : graph_.uses(value))
         if (use.node == reader) mark_path(value, use);
       const auto from = sources(value);
       for (const auto source : from) {
         needed_[index(source)] = true;
+        bits_[index(source)] = std::max(bits_[index(source)], bits);
         parent_[root(index(source))] = root(index(from.front()));
       }
     };
@@ -240,15 +250,26 @@ class SiteFinder {
       for (const auto source : sources(region.inputs[1])) signed_[index(source)] = true;
   }
 
+  // Values that share a scale share bits and sign.
+  void share() {
+    for (std::size_t i = 0; i < needed_.size(); ++i) {
+      if (!needed_[i]) continue;
+      bits_[root(i)] = std::max(bits_[root(i)], bits_[i]);
+      if (signed_[i]) signed_[root(i)] = true;
+    }
+  }
+
   void gather() {
+    share();
     std::map<std::size_t, std::size_t> by_root;
     for (std::size_t i = 0; i < needed_.size(); ++i) {
       if (!needed_[i]) continue;
       const auto [at, fresh] = by_root.emplace(root(i), result_.sites.size());
-      if (fresh) result_.sites.push_back({{}, IntegerGrid::unsigned_affine(request_.activations)});
-      auto& site = result_.sites[at->second];
-      site.values.push_back(ValueId{static_cast<std::uint32_t>(i)});
-      if (signed_[i]) site.grid = IntegerGrid::signed_symmetric(request_.activations);
+      const auto bits = bits_[root(i)];
+      if (fresh)
+        result_.sites.push_back(
+            {{}, signed_[root(i)] ? IntegerGrid::signed_symmetric(bits) : IntegerGrid::unsigned_affine(bits)});
+      result_.sites[at->second].values.push_back(ValueId{static_cast<std::uint32_t>(i)});
       result_.site_of.emplace(i, at->second);
     }
   }
@@ -258,6 +279,7 @@ class SiteFinder {
   Sites result_;
   std::vector<std::size_t> parent_;     // union of values that share a scale
   std::vector<bool> needed_, signed_;   // by ValueId
+  std::vector<Bits> bits_;              // by ValueId: the most that a reader asks for
   std::vector<std::size_t> region_of_;  // by the ValueId of a region's output
 };
 

@@ -42,10 +42,12 @@ struct SiteRequest {
   std::vector<std::pair<std::string, Bits>> layer_weights;
   const TargetDescription& target;
   Bits activations;
+  const std::vector<std::pair<std::string, Bits>>& layer_activations;
   bool weight_only = false;
 };
 
-/// @throws Error `pare.quantize.105` for a pattern in `keep_float` or `layer_weights` that fits no layer
+/// @throws Error `pare.quantize.105` for a pattern in `keep_float`, `layer_weights` or `layer_activations` that fits no
+/// layer
 Sites find_sites(const Graph& graph, const SiteRequest& request);
 
 PARE_NAMESPACE_END

@@ -10,6 +10,10 @@
 
 PARE_NAMESPACE_BEGIN
 
+/// Runs a node in place of its operator: takes the arguments from the stack and leaves the results there, or returns
+/// false and leaves the stack as it was. For training, which computes some nodes in a form that learns.
+using NodeOverride = std::function<bool(const Node&, std::vector<c10::IValue>& stack)>;
+
 /// Replays a graph call by call through the dispatcher: the reference execution, bit-identical to the module's forward.
 ///
 /// Prepared once for a graph: constants are boxed, values are released after their last use. Immutable, so any number
@@ -19,7 +23,8 @@ class Interpreter {
   explicit Interpreter(const Graph& graph);
   /// One tensor for each weight value of the graph is read from `weights`. Errors as `Model::run`.
   [[nodiscard]] std::vector<at::Tensor> run(const Graph& graph, const Weights& weights, bool training,
-                                            const std::vector<at::Tensor>& inputs, const Tap& tap) const;
+                                            const std::vector<at::Tensor>& inputs, const Tap& tap,
+                                            const NodeOverride& override_node = {}) const;
   /// The sizes of the graph's dims in these inputs. @throws Error as `Model::run`.
   static std::vector<std::int64_t> bind_dims(const Graph& graph, const std::vector<at::Tensor>& inputs);
   /// One node on given tensors (for analyses that re-run a layer): `lookup` provides each operand's value.

@@ -16,6 +16,12 @@ class MovingAverage {
     if (!(weight > 0.0 && weight <= 1.0)) fail("pare.numerics.104", "", "a weight of {} is not in (0, 1]", weight);
   }
 
+  /// Goes on from a range that an average had reached.
+  MovingAverage(double weight, Range reached) : MovingAverage(weight) {
+    seen_ = reached;
+    batches_ = 1;
+  }
+
   /// @throws Error `pare.numerics.101` for NaN or infinities
   void observe(const at::Tensor& values) {
     if (values.numel() == 0) return;

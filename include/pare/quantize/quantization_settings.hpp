@@ -30,6 +30,7 @@ struct QuantizationSettings {
   Bits weights;
   std::vector<std::pair<std::string, Bits>> layer_weights;
   Bits activations;
+  std::vector<std::pair<std::string, Bits>> layer_activations;
   Granularity granularity;
   bool symmetric_weights;
   bool weight_only;
@@ -40,6 +41,7 @@ struct QuantizationSettings {
   bool judge_ranges;
   const TargetDescription* target;
   std::int64_t max_features;
+  bool write_out_attention = true;  ///< where a forward is intercepted, its attention stays one call
 };
 
 /// @throws Error `pare.quantize.103` when an option is out of range

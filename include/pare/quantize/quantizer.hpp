@@ -32,7 +32,8 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
 /// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range,
-/// `.104` the model is quantized already, `.105` a pattern in `keep_float` or `layer_weights` that fits no layer.
+/// `.104` the model is quantized already, `.105` a pattern in `keep_float`, `layer_weights` or
+/// `layer_activations` that fits no layer.
 template <class WeightObserver = WeightMSE, class ActivationObserver = HistogramMSE>
 struct Quantizer {
   ActivationObserver observer = {};          ///< chooses activation ranges; copied for each value watched
@@ -41,7 +42,10 @@ struct Quantizer {
   Bits weights = {8};                        ///< 2 to 8; stored in 2, 4 or 8
   /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts.
   std::vector<std::pair<std::string, Bits>> layer_weights = {};
-  Bits activations = {8};                  ///< 2 to 8
+  Bits activations = {8};  ///< 2 to 8
+  /// Layers that read their inputs in other bits than `activations`: the first pattern that fits counts. Values that
+  /// several layers read get the most bits that one of them asks for.
+  std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
   bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
   bool weight_only = false;                ///< activations stay float, no calibration needed
@@ -60,26 +64,13 @@ struct Quantizer {
   void validate() const { validate_quantization(settings()); }
   Preserved run(Model& model, Context& context) { return quantize(model, context, settings()); }
 
- private:
+  /// The same with the policies behind one type.
   [[nodiscard]] QuantizationSettings settings() const {
     check_observer<ActivationObserver>();
     check_weight_observer<WeightObserver>();
-    return {AnyObserver(observer),
-            weight_observer,
-            keep_float,
-            weights,
-            layer_weights,
-            activations,
-            granularity,
-            symmetric_weights,
-            weight_only,
-            rounding,
-            learned,
-            correct_bias,
-            smooth,
-            judge_ranges,
-            target,
-            max_features};
+    return {AnyObserver(observer), weight_observer, keep_float,        weights,     layer_weights, activations,
+            layer_activations,     granularity,     symmetric_weights, weight_only, rounding,      learned,
+            correct_bias,          smooth,          judge_ranges,      target,      max_features,  true};
   }
 };
 
