@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import measure, networks
-from .contestants import CONTESTANTS, Artefact, Contestant
+from .contestants import Artefact, Contestant
+from .exported import ALL as CONTESTANTS
 from .measure import Agreement, Latency
 from .networks import Network, Prepared
 from .pare_driver import DriverError, Zoo

@@ -44,6 +44,12 @@ class Zoo:
         """The same weights, calibrated on few samples and not tested: how long a call takes does not depend on them."""
         return self._run(prepared, batch, threads, self._calibration(prepared, SPEED_CALIBRATION))
 
+    def export(self, prepared: Prepared, path: Path) -> dict[str, Any]:
+        """The model as ONNX, quantized on the full calibration set."""
+        source = prepared.network.source
+        files = self._calibration(prepared, source.count) if source is not None else []
+        return self._run(prepared, 1, 2, [*files, "--seconds", "0.1", "--export", str(path)])
+
     def _calibration(self, prepared: Prepared, count: int) -> list[str]:
         source = prepared.network.source
         if source is None or self.data is None:

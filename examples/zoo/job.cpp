@@ -12,6 +12,7 @@
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
 #include "pare/checkpoint/checkpoint.hpp"
+#include "pare/checkpoint/map_checkpoint.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/fake_quantize.hpp"
@@ -207,8 +208,11 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe = options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
-                                     : Recipe{pare::load_checkpoint(options.load), {.threads = options.threads}, {}};
+  auto recipe = options.load.empty()
+                    ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
+                    : Recipe{options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load),
+                             {.threads = options.threads},
+                             {}};
   result.optimize_s = seconds_since(start);
 
   result.plan = recipe.plan;

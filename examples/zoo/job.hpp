@@ -28,6 +28,7 @@ struct JobOptions {
   std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;              ///< of fine-tuning
   std::string load;             ///< checkpoint to take instead of running the recipe
+  bool map = false;             ///< maps that file instead of reading it
   Exports exports;              ///< files to leave behind
   bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
   double average_bits = 6;      ///< of the recipe `mixed`

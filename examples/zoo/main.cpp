@@ -146,6 +146,7 @@ int main(int argc, char** argv) {
   app.add_option("--save", options.exports.save, "Where to write the optimized model as a checkpoint");
   app.add_option("--load", options.load, "A checkpoint to take instead of running the recipe")
       ->check(CLI::ExistingFile);
+  app.add_flag("--map", options.map, "Map the file of --load: packed weights stay integers")->needs("--load");
   app.add_option("--emit-c", options.exports.c_folder, "Folder to write the optimized model to as C99");
   app.add_option("--json", json_path, "Where to write the result as JSON");
   try {

@@ -116,6 +116,14 @@ at::Tensor numbers_of(const at::Tensor& integers, const Packing& packing, const 
   return numbers.reshape(swapped).transpose(0, packing.swapped_with).contiguous();
 }
 
+// Elements of a shape; -1 where there is no such number.
+std::int64_t count_of(const std::vector<std::int64_t>& sizes) {
+  std::int64_t product = 1;
+  for (const auto size : sizes)
+    if (size < 0 || __builtin_mul_overflow(product, size, &product)) return -1;
+  return product;
+}
+
 }  // namespace
 
 std::optional<Packing> packing_of(const Model& model, ValueId weight) {
@@ -148,36 +156,50 @@ at::Tensor pack(const Model& model, ValueId weight, const Packing& packing) {
   return (pairs.select(1, 0) + pairs.select(1, 1) * 16).to(at::kByte);
 }
 
-at::Tensor unpack(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale,
-                  const at::Tensor& zero_point) {
-  const auto count = [](const std::vector<std::int64_t>& sizes) {
-    std::int64_t product = 1;
-    for (const auto size : sizes)
-      if (size < 0 || __builtin_mul_overflow(product, size, &product)) return std::int64_t{-1};
-    return product;
-  };
-  const auto elements = count(packing.rows);
+std::vector<NodeId> quantizers_of(const Graph& graph, ValueId weight) {
+  std::vector<NodeId> nodes;
+  for (const auto& use : graph.uses(weight)) {
+    Packing ignored;
+    const auto* node = use.node == kNoNode || use.operand != 0 ? nullptr : quantizer_behind(graph, use.node, ignored);
+    if (!node) return {};
+    nodes.push_back(node->id);
+  }
+  return nodes;
+}
+
+at::Tensor along_rows(const at::Tensor& vector, const Packing& packing) {
+  return along(vector, packing.axis, static_cast<std::int64_t>(packing.rows.size()));
+}
+
+bool fits(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale, const at::Tensor& zero_point) {
+  const auto elements = count_of(packing.rows);
   const auto rank = static_cast<std::int64_t>(packing.rows.size());
   const auto fits_axis = [&](const at::Tensor& vector) {
     return vector.dim() <= 1 &&
            (vector.numel() == 1 || (packing.axis >= 0 && packing.axis < rank &&
                                     vector.numel() == packing.rows[static_cast<std::size_t>(packing.axis)]));
   };
-  const bool whole = elements >= 0 && count(packing.sizes) == elements && fits_axis(scale) && fits_axis(zero_point) &&
-                     (!packing.transposed || (packing.swapped_with > 0 &&
-                                              packing.swapped_with < static_cast<std::int64_t>(packing.sizes.size())));
-  if (!whole) return {};
-  if (packing.kind != "int4") {
-    const auto dtype = packing.kind == "int8" ? at::kChar : at::kByte;
-    if (stored.scalar_type() != dtype || stored.sizes() != at::IntArrayRef(packing.rows)) return {};
-    return numbers_of(stored, packing, scale, zero_point);
-  }
-  if (stored.scalar_type() != at::kByte || stored.dim() != 1 || stored.numel() != (elements + 1) / 2) return {};
-  const auto bytes = stored.to(at::kInt);
-  auto nibbles = at::stack({bytes.bitwise_and(15), bytes.bitwise_right_shift(4)}, 1).flatten();
-  nibbles = nibbles.narrow(0, 0, elements);
-  nibbles = nibbles - nibbles.ge(8).to(at::kInt) * 16;
-  return numbers_of(nibbles.reshape(packing.rows), packing, scale, zero_point);
+  const bool swaps = !packing.transposed || (packing.swapped_with > 0 &&
+                                             packing.swapped_with < static_cast<std::int64_t>(packing.sizes.size()));
+  if (elements < 0 || count_of(packing.sizes) != elements || !fits_axis(scale) || !fits_axis(zero_point) || !swaps)
+    return false;
+  if (packing.kind == "int4")
+    return stored.scalar_type() == at::kByte && stored.dim() == 1 && stored.numel() == (elements + 1) / 2;
+  return stored.scalar_type() == (packing.kind == "int8" ? at::kChar : at::kByte) &&
+         stored.sizes() == at::IntArrayRef(packing.rows);
+}
+
+at::Tensor stored_integers(const at::Tensor& stored, const Packing& packing) {
+  if (packing.kind != "int4") return stored;
+  // To the top of a byte, and back with the sign.
+  const auto bytes = stored.view(at::kChar);
+  const auto pairs = at::stack({bytes.bitwise_left_shift(4), bytes}, 1).flatten();
+  return pairs.narrow(0, 0, count_of(packing.rows)).bitwise_right_shift(4).view(packing.rows);
+}
+
+at::Tensor unpack(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale,
+                  const at::Tensor& zero_point) {
+  return numbers_of(stored_integers(stored, packing), packing, scale, zero_point);
 }
 
 }  // namespace checkpoint

@@ -30,10 +30,22 @@ struct Packing {
 /// The integers of a weight that only fake-quantizes read, and how to read them; nothing where it has to stay as it is.
 std::optional<Packing> packing_of(const Model& model, ValueId weight);
 
+/// The fake-quantizes through which a weight is read, one for each use; empty where something else reads it.
+std::vector<NodeId> quantizers_of(const Graph& graph, ValueId weight);
+
+/// A vector along the packing's axis, shaped to be multiplied with its rows.
+at::Tensor along_rows(const at::Tensor& vector, const Packing& packing);
+
 /// The stored form. @pre `packing_of` gave this packing for this model
 at::Tensor pack(const Model& model, ValueId weight, const Packing& packing);
 
-/// The weight again. Undefined where the stored tensor does not fit the packing.
+/// Whether a stored tensor, a scale and a zero point are what the packing says.
+bool fits(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale, const at::Tensor& zero_point);
+
+/// The integers of the stored form, in the shape of its rows: int8 or uint8. @pre it fits
+at::Tensor stored_integers(const at::Tensor& stored, const Packing& packing);
+
+/// The weight again. @pre it fits
 at::Tensor unpack(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale,
                   const at::Tensor& zero_point);
 

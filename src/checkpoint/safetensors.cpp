@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "checkpoint/mapped_file.hpp"
 #include "checkpoint/safetensors_format.hpp"
 #include "core/replace_file.hpp"
 #include "pare/core/error.hpp"
@@ -151,8 +152,19 @@ torch::Tensor tensor_of(const torch::Tensor& data, const Entry& entry) {
   auto bytes = data.slice(0, entry.begin, entry.end);
   if (entry.dtype == torch::kBool) return bytes.ne(0).view(entry.shape);  // a bool of another value is undefined
   const auto item = static_cast<int64_t>(c10::elementSize(entry.dtype));
-  if (entry.begin % item != 0) bytes = bytes.clone();
+  if (reinterpret_cast<std::uintptr_t>(bytes.const_data_ptr()) % static_cast<std::uintptr_t>(item) != 0)
+    bytes = bytes.clone();
   return bytes.view(entry.dtype).view(entry.shape);
+}
+
+// Hands out bytes from the front to the back.
+std::function<bool(void*, size_t)> copying_from(std::string_view bytes) {
+  return [rest = bytes](void* to, size_t count) mutable {
+    if (count > rest.size()) return false;
+    std::memcpy(to, rest.data(), count);
+    rest.remove_prefix(count);
+    return true;
+  };
 }
 
 }  // namespace
@@ -172,15 +184,20 @@ SafeTensors::SafeTensors(const std::string& path) : name_(path) {
 }
 
 SafeTensors::SafeTensors(std::string_view bytes, std::string name) : name_(std::move(name)) {
-  read(bytes.size(), [rest = bytes](void* to, size_t count) mutable {
-    if (count > rest.size()) return false;
-    std::memcpy(to, rest.data(), count);
-    rest.remove_prefix(count);
-    return true;
-  });
+  read(bytes.size(), copying_from(bytes));
 }
 
-void SafeTensors::read(uint64_t size, const Source& next) {
+SafeTensors SafeTensors::map(const std::string& path) {
+  SafeTensors result;
+  result.name_ = path;
+  const auto whole = checkpoint::map_file(path);
+  if (!whole.defined()) fail("pare.checkpoint.101", printable(path), "the file cannot be opened");
+  const auto* begin = static_cast<const char*>(whole.const_data_ptr());
+  result.read(whole.nbytes(), copying_from({begin, whole.nbytes()}), whole);
+  return result;
+}
+
+void SafeTensors::read(uint64_t size, const Source& next, const torch::Tensor& whole) {
   const std::string file = printable(name_);
   std::array<unsigned char, 8> prefix{};
   if (size < prefix.size() || !next(prefix.data(), prefix.size())) {
@@ -221,8 +238,9 @@ void SafeTensors::read(uint64_t size, const Source& next) {
   check_cover(entries, data_size, file);
 
   torch::NoGradGuard no_grad;
-  auto data = torch::empty({static_cast<int64_t>(data_size)}, torch::kUInt8);
-  if (data_size > 0 && !next(data.mutable_data_ptr(), data_size)) {
+  auto data = whole.defined() ? whole.slice(0, static_cast<int64_t>(prefix.size() + header_size))
+                              : torch::empty({static_cast<int64_t>(data_size)}, torch::kUInt8);
+  if (!whole.defined() && data_size > 0 && !next(data.mutable_data_ptr(), data_size)) {
     fail("pare.checkpoint.102", file, "the data cannot be read to its end");
   }
   for (const auto& [name, entry] : entries) tensors_[name] = tensor_of(data, entry);
@@ -271,7 +289,8 @@ void save_safetensors(const std::string& path, const std::map<std::string, torch
   } catch (const json::exception&) {
     fail("pare.checkpoint.120", file, "a name or a line of metadata is not UTF-8");
   }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  // The data begins at a multiple of 64 bytes: what is mapped is aligned for vector instructions.
+  text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
 
   const bool written = replace_file(path, [&](std::ostream& stream) {
     for (size_t i = 0; i < 8; ++i) stream.put(static_cast<char>(text.size() >> (8 * i) & 0xFFU));

@@ -1,56 +1,121 @@
 #include "core/replace_file.hpp"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <string_view>
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-bool sync(const std::string& path, int flags) {
-  const int file = ::open(path.c_str(), flags | O_CLOEXEC);  // NOLINT(cppcoreguidelines-pro-type-vararg)
-  if (file < 0) return false;
-  const bool done = ::fsync(file) == 0;
-  ::close(file);
-  return done;
+namespace fs = std::filesystem;
+constexpr std::string_view kMark = ".partial-";
+
+/// An open file, closed at the end.
+class Descriptor {
+ public:
+  Descriptor(const std::string& path, int flags)
+      : file_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}  // NOLINT(cppcoreguidelines-pro-type-vararg)
+  ~Descriptor() {
+    if (file_ >= 0) ::close(file_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  [[nodiscard]] bool sync() const { return file_ >= 0 && ::fsync(file_) == 0; }
+  /// Held until the descriptor is closed, by this process's end at the latest.
+  [[nodiscard]] bool lock() const { return file_ >= 0 && ::flock(file_, LOCK_EX | LOCK_NB) == 0; }
+
+ private:
+  int file_;
+};
+
+// Drafts of `path` whose process is gone, and that no process on another machine holds.
+void remove_abandoned(const fs::path& path) {
+  const auto start = path.filename().string() + std::string(kMark);
+  const auto folder = path.parent_path().empty() ? fs::path(".") : path.parent_path();
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const auto name = at->path().filename().string();
+    if (!name.starts_with(start)) continue;
+    pid_t process = 0;
+    const auto [rest, bad] = std::from_chars(name.data() + start.size(), name.data() + name.size(), process);
+    if (bad != std::errc() || process <= 0 || ::kill(process, 0) == 0 || errno != ESRCH) continue;
+    if (const Descriptor draft(at->path().string(), O_RDONLY); draft.lock()) {
+      std::error_code ignored;
+      fs::remove(at->path(), ignored);
+    }
+  }
 }
+
+/// A file that is written beside the place where it will be, and is gone unless it was put there.
+class Draft {
+ public:
+  explicit Draft(const std::string& target) : target_(target), path_(name_for(target)) {}
+  ~Draft() {
+    std::error_code ignored;
+    if (!placed_) fs::remove(path_, ignored);
+  }
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  bool write(const std::function<void(std::ostream&)>& fill) {
+    std::error_code error;
+    if (fs::is_directory(target_, error)) return false;
+    remove_abandoned(target_);
+    const Descriptor file(path_, O_WRONLY | O_CREAT | O_TRUNC);
+    static_cast<void>(file.lock());  // not every file system has locks
+    std::ofstream stream(path_, std::ios::binary | std::ios::trunc);
+    if (stream) fill(stream);
+    stream.close();
+    return static_cast<bool>(stream) && file.sync();
+  }
+  bool place() {
+    std::error_code error;
+    fs::rename(path_, target_, error);
+    placed_ = !error;
+    return placed_;
+  }
+
+ private:
+  // Two writers of one path must not share a draft.
+  static std::string name_for(const std::string& target) {
+    static std::atomic<unsigned> counter{0};
+    return target + std::string(kMark) + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+  }
+
+  std::string target_, path_;
+  bool placed_ = false;
+};
 
 }  // namespace
 
+std::string replace_files(const std::vector<FileDraft>& files) {
+  std::vector<std::unique_ptr<Draft>> drafts;
+  for (const auto& file : files) {
+    drafts.push_back(std::make_unique<Draft>(file.path));
+    if (!drafts.back()->write(file.write)) return file.path;
+  }
+  for (std::size_t i = 0; i < files.size(); ++i)
+    if (!drafts[i]->place()) return files[i].path;
+  // A rename lasts only once the folder is on disk; not every file system lets a folder be synced.
+  for (const auto& file : files) {
+    const auto folder = fs::path(file.path).parent_path().string();
+    static_cast<void>(Descriptor(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY).sync());
+  }
+  return {};
+}
+
 bool replace_file(const std::string& path, const std::function<void(std::ostream&)>& write) {
-  static std::atomic<unsigned> counter{0};
-  // Two writers of one path must not share a draft.
-  const auto draft = path + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
-  std::error_code error;
-  bool done = false;
-  if (!std::filesystem::is_directory(path, error)) {
-    std::ofstream stream(draft, std::ios::binary | std::ios::trunc);
-    try {
-      if (stream) write(stream);
-    } catch (...) {
-      stream.close();
-      std::filesystem::remove(draft, error);
-      throw;
-    }
-    stream.close();
-    done = static_cast<bool>(stream) && sync(draft, O_WRONLY);
-  }
-  if (done) {
-    std::filesystem::rename(draft, path, error);
-    done = !error;
-  }
-  if (!done) {
-    std::filesystem::remove(draft, error);
-    return false;
-  }
-  // The rename itself lasts only once the folder is on disk; not every file system lets a folder be synced.
-  const auto folder = std::filesystem::path(path).parent_path().string();
-  static_cast<void>(sync(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY));
-  return true;
+  return replace_files({{path, write}}).empty();
 }
 
 PARE_NAMESPACE_END

@@ -1,6 +1,5 @@
-#include "graph/padding.hpp"
 #include "pare/graph/fusion.hpp"
-
+#include "graph/padding.hpp"
 
 #include <algorithm>
 #include <array>
@@ -245,6 +244,16 @@ std::vector<FusedRegion> match_regions(const Graph& graph, std::span<const Fusio
   return Matcher(graph, rules).run();
 }
 
+bool scales_integers(const Graph& graph, const Node& node) {
+  if (!node.is("aten::mul") || node.operands.size() < 2 || node.operand(0).value() == kNoValue) return false;
+  const auto* conversion = graph.producer(node.input(0));
+  if (!conversion || !conversion->is("aten::to")) return false;
+  const auto& table = graph.value(conversion->input(0));
+  const auto factor = node.operand(1).value();
+  return table.kind == ValueKind::Weight && table.type.dtype == at::kChar &&
+         (factor == kNoValue ? node.operand(1).number().has_value() : graph.value(factor).kind == ValueKind::Weight);
+}
+
 ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* path) {
   constexpr std::array<std::string_view, 15> through{"aten::t",
                                                      "aten::transpose",
@@ -268,7 +277,7 @@ ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* pat
       return value;
     }
     const auto* node = graph.producer(value);
-    if (!node || node->barrier || !is_any(*node, through)) return kNoValue;
+    if (!node || node->barrier || !(is_any(*node, through) || scales_integers(graph, *node))) return kNoValue;
     nodes.push_back(node->id);
     value = node->input(0);
   }

@@ -66,9 +66,12 @@ struct Program {
 /// placed first.
 void plan_arena(Program& program);
 
-/// The program as C99. @param prefix of every name with external linkage
-std::string source_text(const Program& program, const std::string& prefix);
-std::string header_text(const Program& program, const std::string& prefix);
+/// The program as C99. The source refuses to be compiled with another program's header.
+struct ProgramTexts {
+  std::string header, source;
+};
+/// @param prefix of every name with external linkage
+ProgramTexts program_texts(const Program& program, const std::string& prefix);
 std::int64_t constant_bytes(const Program& program);
 std::int64_t multiply_accumulates(const Program& program);
 

@@ -112,14 +112,8 @@ std::string call(const Program& program, const Step& step, std::size_t at) {
   return {};
 }
 
-}  // namespace
-
 std::string source_text(const Program& program, const std::string& prefix) {
-  auto text = fmt::format(
-      "/* Written by pare. Integer arithmetic only; no "
-      "library. */\n#include \"{}.h\"\n\n",
-      prefix);
-  text += preamble_source();
+  std::string text(preamble_source());
   std::set<StepKind> kinds;
   for (const auto& step : program.steps) kinds.insert(step.kind);
   for (const auto kind : kinds) text += fmt::format("\n{}", kernel_source(kind));
@@ -152,7 +146,7 @@ int {0}_argmax(const int32_t *output) {{
   return text;
 }
 
-std::string header_text(const Program& program, const std::string& prefix) {
+std::string header_text(const Program& program, const std::string& prefix, std::uint32_t digest) {
   const auto name = upper(prefix);
   const auto& shape = program.input.shape;
   return fmt::format(
@@ -168,6 +162,8 @@ std::string header_text(const Program& program, const std::string& prefix) {
 /* real score = {9:.17g} * integer */
 #define {0}_OUTPUT_SIZE {10}
 #define {0}_ARENA_SIZE {11}
+/* Of this file and its source. */
+#define {0}_DIGEST 0x{13:08x}U
 
 #ifdef __cplusplus
 extern "C" {{
@@ -186,7 +182,32 @@ int {12}_argmax(const int32_t *output);
 )",
       name, shape.channels, shape.height, shape.width, program.input.qparams.scale, program.input.qparams.zero_point,
       program.input.qparams.quant_min, program.input.qparams.quant_max, shape.size(), program.output_scale,
-      program.outputs, program.arena, prefix);
+      program.outputs, program.arena, prefix, digest);
+}
+
+// FNV-1a.
+std::uint32_t digest_of(const std::string& text) {
+  std::uint32_t hash = 2166136261U;
+  for (const unsigned char c : text) hash = (hash ^ c) * 16777619U;
+  return hash;
+}
+
+}  // namespace
+
+ProgramTexts program_texts(const Program& program, const std::string& prefix) {
+  const auto body = source_text(program, prefix);
+  const auto digest = digest_of(header_text(program, prefix, 0) + body);
+  auto source = fmt::format(
+      R"(/* Written by pare. Integer arithmetic only; no library. */
+#include "{0}.h"
+
+#if {1}_DIGEST != 0x{2:08x}U
+#error "{0}.h was written for another network"
+#endif
+
+)",
+      prefix, upper(prefix), digest);
+  return {header_text(program, prefix, digest), source + body};
 }
 
 std::int64_t constant_bytes(const Program& program) {

@@ -37,13 +37,10 @@ CSource write_c(const Model& model, const std::string& path) {
   source.macs = multiply_accumulates(program);
   source.input = program.input.qparams;
   source.output_scale = program.output_scale;
-  const auto header = header_text(program, source.prefix), text = source_text(program, source.prefix);
-  const auto write = [](const std::string& file, const std::string& what) {
-    if (!replace_file(file, [&](std::ostream& stream) { stream << what; }))
-      fail("pare.mcu.104", file, "the file cannot be written");
-  };
-  write(source.header, header);
-  write(path, text);
+  const auto texts = program_texts(program, source.prefix);
+  const auto failed = replace_files({{source.header, [&](std::ostream& stream) { stream << texts.header; }},
+                                     {path, [&](std::ostream& stream) { stream << texts.source; }}});
+  if (!failed.empty()) fail("pare.mcu.104", failed, "the file cannot be written");
   return source;
 }
 

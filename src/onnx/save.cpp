@@ -291,16 +291,19 @@ void save(const Model& model, const std::string& path, const SaveOptions& option
   for (const auto& tensor : proto.initializers) bytes += static_cast<std::int64_t>(tensor.data.nbytes());
   ExternalData external;
   std::string beside;
+  bool known = false;
   if (bytes > options.external_above) {
     const std::filesystem::path target(path);
     external = placed(proto, fmt::format("{}.{:016x}.data", target.filename().string(), digest(proto)));
     beside = (target.parent_path() / external.file).string();
+    // The name says what the file holds: one that is there may be the old model's, too, and stays.
+    known = std::filesystem::exists(beside);
     write_external(beside, proto, external);
   }
   const auto text = serialize(proto, external);
   if (!replace_file(path, [&](std::ostream& stream) { stream << text; })) {
     std::error_code ignored;
-    if (!beside.empty()) std::filesystem::remove(beside, ignored);
+    if (!beside.empty() && !known) std::filesystem::remove(beside, ignored);
     cannot_write(path);
   }
 }

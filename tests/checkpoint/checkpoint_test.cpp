@@ -132,7 +132,7 @@ TEST_CASE("files that are no whole checkpoint are one error each", "[checkpoint]
   pare::save_safetensors(path, {{"a", torch::ones({2})}});
   CHECK(raises("pare.checkpoint.130", load));
   pare::save_checkpoint(model, path);
-  rewrite(path, "pare.version", "2");
+  rewrite(path, "pare.version", "3");
   CHECK(raises("pare.checkpoint.131", load));
   rewrite(path, "pare.version", "one");
   CHECK(raises("pare.checkpoint.133", load));

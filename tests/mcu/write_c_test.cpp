@@ -5,7 +5,6 @@
 
 #include <iostream>
 #include <regex>
-#include <sstream>
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
@@ -14,88 +13,13 @@
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
+#include "tests/mcu/c_program.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pare_data.hpp"
 #include "tests/support/raises.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace {
-
-bool run(const std::string& command) { return std::system(command.c_str()) == 0; }
-
-bool available(const std::string& tool) { return run("command -v " + tool + " >/dev/null 2>&1"); }
-
-/// The integers of a batch, `[batch, ...]`, as the program takes them.
-torch::Tensor integers(const torch::Tensor& inputs, const pare::QParams& qparams) {
-  return (torch::round(inputs.to(torch::kDouble) / qparams.scale) + static_cast<double>(qparams.zero_point))
-      .clamp(static_cast<double>(qparams.quant_min), static_cast<double>(qparams.quant_max))
-      .to(torch::kByte)
-      .contiguous();
-}
-
-void write(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
-
-constexpr const char* kHost = R"(#include <stdio.h>
-#include "net.h"
-int main(void) {
-  static uint8_t in[NET_INPUT_SIZE];
-  static int32_t out[NET_OUTPUT_SIZE];
-  while (fread(in, 1, sizeof in, stdin) == sizeof in) {
-    net_run(in, out);
-    fwrite(out, sizeof out[0], NET_OUTPUT_SIZE, stdout);
-    if (net_argmax(out) < 0) return 1;
-  }
-  return 0;
-}
-)";
-
-/// Compiles net.c of the folder and runs it on samples: the scores, `[batch, outputs]`.
-torch::Tensor host_scores(const ScratchFolder& folder, const torch::Tensor& samples) {
-  const auto strict =
-      fmt::format("cc -std=c99 -pedantic -Wall -Wextra -Wconversion -Wno-sign-conversion -Werror -O2 -I '{}'",
-                  folder.path().string());
-  const auto object = folder.file("net.o"), program = folder.file("net");
-  write(folder.file("main.c"), kHost);
-  write(folder.file("samples.bin"),
-        std::string(static_cast<const char*>(samples.const_data_ptr()), static_cast<std::size_t>(samples.numel())));
-  REQUIRE(run(fmt::format("{} -c -o '{}' '{}'", strict, object, folder.file("net.c"))));
-  // Nothing of a library: no symbol is left to be found.
-  REQUIRE(run(fmt::format("test -z \"$(nm -u '{}' | grep -v _GLOBAL_OFFSET_TABLE_)\"", object)));
-  REQUIRE(run(fmt::format("{} -o '{}' '{}' '{}'", strict, program, folder.file("main.c"), object)));
-  REQUIRE(run(fmt::format("'{}' < '{}' > '{}'", program, folder.file("samples.bin"), folder.file("scores.bin"))));
-  auto bytes = contents(folder.file("scores.bin"));
-  return torch::from_blob(bytes.data(), {samples.size(0), static_cast<int64_t>(bytes.size()) / 4 / samples.size(0)},
-                          torch::kInt)
-      .clone();
-}
-
-/// The same on an emulated Cortex-M3; undefined, said on stderr, without compiler or emulator.
-torch::Tensor cortex_scores(const ScratchFolder& folder, const torch::Tensor& samples, std::int64_t outputs) {
-  if (!available("arm-none-eabi-gcc") || !available("qemu-system-arm")) {
-    std::cerr << "skipped: no arm-none-eabi-gcc or no qemu-system-arm (Debian: gcc-arm-none-eabi, qemu-system-arm)\n";
-    return {};
-  }
-  std::ostringstream text;
-  text << "#include <stdint.h>\nconst uint8_t samples[] = {";
-  const auto flat = samples.flatten();
-  for (int64_t i = 0; i < flat.numel(); ++i) text << static_cast<int>(flat.data_ptr<std::uint8_t>()[i]) << ",";
-  text << "};\nconst int32_t sample_count = " << samples.size(0) << ";\n";
-  write(folder.file("samples.c"), text.str());
-  const auto elf = folder.file("net.elf");
-  REQUIRE(run(fmt::format(
-      "arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -ffreestanding -nostdlib -std=c99 -Wall -Wextra -Werror -O2 -I '{0}' "
-      "-T '{1}/link.ld' -o '{2}' '{1}/startup.c' '{0}/samples.c' '{0}/net.c' -lgcc",
-      folder.path().string(), PARE_SOURCE_DIR "/tests/mcu/cortex_m", elf)));
-  REQUIRE(
-      run(fmt::format("timeout 120 qemu-system-arm -M mps2-an385 -nographic -monitor none -serial none "
-                      "-semihosting-config enable=on,target=native -kernel '{}' > '{}' 2>&1",
-                      elf, folder.file("cortex.txt"))));
-  std::vector<int> numbers;
-  std::istringstream lines(contents(folder.file("cortex.txt")));
-  for (int number = 0; lines >> number;) numbers.push_back(number);
-  REQUIRE(static_cast<int64_t>(numbers.size()) == samples.size(0) * outputs);
-  return torch::tensor(numbers, torch::kInt).view({samples.size(0), outputs});
-}
 
 pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& batches) {
   bundle.module->eval();
@@ -105,7 +29,8 @@ pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& ba
 
 struct Outcome {
   pare::mcu::CSource source;
-  torch::Tensor scores;  ///< real numbers
+  torch::Tensor scores;             ///< real numbers
+  std::optional<CortexRun> cortex;  ///< of a few samples
 };
 
 /// @param exact_share of the samples without any integer that differs from the simulation's: deep networks have so many
@@ -113,7 +38,7 @@ struct Outcome {
 Outcome check_program(const pare::Model& model, const torch::Tensor& inputs, double exact_share) {
   const torch::NoGradGuard no_grad;
   const ScratchFolder folder;
-  Outcome outcome{pare::mcu::write_c(model, folder.file("net.c")), {}};
+  Outcome outcome{pare::mcu::write_c(model, folder.file("net.c")), {}, {}};
   CHECK(outcome.source.prefix == "net");
   CHECK(folder.count() == 2);
   const auto code = std::regex_replace(contents(folder.file("net.c")), std::regex("/\\*[^*]*\\*/"), "");
@@ -133,8 +58,8 @@ Outcome check_program(const pare::Model& model, const torch::Tensor& inputs, dou
   CHECK(pare::sqnr_db(expected, outcome.scores) > 40.0);
   CHECK(outcome.scores.argmax(1).ne(expected.argmax(1)).sum().item<int64_t>() * 100 <= worst.numel());
   const auto few = samples.narrow(0, 0, std::min<int64_t>(4, samples.size(0)));
-  const auto emulated = cortex_scores(folder, few, scores.size(1));
-  if (emulated.defined()) CHECK(torch::equal(emulated, scores.narrow(0, 0, few.size(0))));
+  outcome.cortex = run_on_cortex(folder, few, scores.size(1));
+  if (outcome.cortex) CHECK(torch::equal(outcome.cortex->scores, scores.narrow(0, 0, few.size(0))));
   return outcome;
 }
 
@@ -183,8 +108,8 @@ TEST_CASE("every kernel gives the simulation's integers", "[mcu]") {
   const auto expected = int8.run({inputs}).at(0);
   CHECK(pare::sqnr_db(expected, probabilities) > 50.0);
   CHECK((probabilities - expected).abs().amax(1).lt(1e-5).sum().item<int64_t>() >= 26);
-  const auto emulated = cortex_scores(folder, samples.narrow(0, 0, 3), 6);
-  if (emulated.defined()) CHECK(torch::equal(emulated, scores.narrow(0, 0, 3)));
+  if (const auto emulated = run_on_cortex(folder, samples.narrow(0, 0, 3), 6))
+    CHECK(torch::equal(emulated->scores, scores.narrow(0, 0, 3)));
 }
 
 TEST_CASE("networks with random weights, on the host", "[mcu]") {
@@ -227,8 +152,8 @@ TEST_CASE("ResNet-8 keeps its accuracy on CIFAR-10 as C", "[mcu]") {
   const auto reference = data::top1_percent(bundle.forward({set.inputs[0]}).at(0), set.labels);
   const auto outcome = check_program(model, set.inputs[0], 0.0);
   const auto percent = data::top1_percent(outcome.scores.to(torch::kFloat), set.labels);
-  std::cerr << "resnet8 as C: " << percent << " %, float " << reference << " %, constants "
-            << outcome.source.flash_bytes << ", arena " << outcome.source.arena_bytes << '\n';
+  std::cerr << fmt::format("resnet8: {:.2f} % as C, {:.2f} % in float\n", percent, reference);
+  if (outcome.cortex) print_cortex("resnet8", *outcome.cortex);
   CHECK(percent >= reference - 1.0);
 }
 

@@ -38,6 +38,11 @@ class SafeTensors {
   /// Reads a file that is already in memory; `name` stands for it in errors.
   SafeTensors(std::string_view bytes, std::string name);
 
+  /// Maps a file instead of reading it: its tensors are the file's pages, fetched when they are first touched. Writing
+  /// to a tensor changes this process's copy of a page, never the file. The file must not be cut while they live; one
+  /// that another takes the place of (as all of pare's writers do) stays what it was.
+  [[nodiscard]] static SafeTensors map(const std::string& path);
+
   /// Names in alphabetical order.
   [[nodiscard]] std::vector<std::string> names() const;
   [[nodiscard]] bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -56,7 +61,9 @@ class SafeTensors {
   // Copies the next bytes of the file; false where it ends early.
   using Source = std::function<bool(void* to, size_t bytes)>;
 
-  void read(uint64_t size, const Source& next);
+  SafeTensors() = default;
+  // `whole`: the file as bytes, where it need not be copied.
+  void read(uint64_t size, const Source& next, const torch::Tensor& whole = {});
 
   std::string name_;
   std::map<std::string, torch::Tensor> tensors_;

@@ -52,8 +52,12 @@ std::span<const FusionRule> default_fusion_rules() noexcept;
 /// Works on float and on fake-quantized graphs alike, in evaluation mode: dropout is looked through.
 std::vector<FusedRegion> match_regions(const Graph& graph, std::span<const FusionRule> rules = default_fusion_rules());
 
-/// The weight-table entry that a value is read from through transposes, reshapes, casts and fake-quantize, or
-/// `kNoValue`.
+/// Whether a node makes numbers of integers of the weight table: `integers.to(float) * scale`, as a Model whose weights
+/// are stored packed does.
+bool scales_integers(const Graph& graph, const Node& node);
+
+/// The weight-table entry that a value is read from through transposes, reshapes, casts, scales of integers and
+/// fake-quantize, or `kNoValue`.
 /// @param path if given, receives those nodes, from the table to the value
 ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* path = nullptr);
 

@@ -253,8 +253,10 @@ bool Lowering::lower_normalization(const Node& node, ProgramStep& step) {
 // Rows stored as integers, made float as they are looked up.
 bool Lowering::lower_embedding(const Node& node, ProgramStep& step) {
   std::vector<NodeId> path;
-  if (table_weight(graph_, node.input(0), &path) == kNoValue || path.size() != 1) return false;
-  const auto& quantizer = graph_.node(path[0]);
+  if (table_weight(graph_, node.input(0), &path) == kNoValue || path.empty()) return false;
+  const auto stored = stored_integers(path);
+  if (path.size() != 1 && !stored.defined()) return false;
+  const auto& quantizer = graph_.node(path.back());
   if (family_of(quantizer.op) != OpFamily::FakeQuantize || is_constant(node.input(1))) return false;
   const bool per_channel = quantizer.op.base() == "aten::fake_quantize_per_channel_affine";
   if (!per_channel && !quantizer.operand(1).number()) return false;
@@ -267,9 +269,13 @@ bool Lowering::lower_embedding(const Node& node, ProgramStep& step) {
   auto zero = per_channel ? constant(quantizer.input(2)).to(at::kFloat)
                           : at::full({1}, quantizer.operand("zero_point").number().value_or(0), at::kFloat);
   if (!zero.eq(0).all().item<bool>()) return false;
-  const auto& table = constant(node.input(0));
-  step.table = at::round(table.to(at::kFloat) / scale.view({-1, 1})).clamp(-128, 127).to(at::kChar);
-  step.table_scale = scale.expand({table.size(0)}).contiguous().view({-1, 1});
+  if (stored.defined()) {
+    step.table = stored;
+  } else {
+    const auto& table = constant(node.input(0));
+    step.table = at::round(table.to(at::kFloat) / scale.view({-1, 1})).clamp(-128, 127).to(at::kChar);
+  }
+  step.table_scale = scale.expand({step.table.size(0)}).contiguous().view({-1, 1});
   folded_.erase(index(node.input(0)));
   step.kind = StepKind::Embedding;
   step.inputs = {input(node, 1)};

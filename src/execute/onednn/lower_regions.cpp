@@ -51,6 +51,14 @@ void Lowering::lower_region(const FusedRegion& region) {
   finish(std::move(step), root(result));
 }
 
+// The integers of a table whose scale and fake-quantize are all that stands between it and its reader.
+at::Tensor Lowering::stored_integers(const std::vector<NodeId>& path) const {
+  if (path.size() != 3 || !scales_integers(graph_, graph_.node(path[1])) ||
+      family_of(graph_.node(path[2]).op) != OpFamily::FakeQuantize)
+    return {};
+  return model_.weight(graph_.node(path[0]).input(0)).detach();
+}
+
 // Weight, bias and what of a batch norm stays: everything per output channel. Integers stay integers.
 Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out_axis, bool want_integers) {
   const auto& anchor = graph_.node(region.anchor);
@@ -61,8 +69,7 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out
   const Node* quantizer = nullptr;
   for (const auto id : region.weight_nodes)
     if (family_of(graph_.node(id).op) == OpFamily::FakeQuantize) quantizer = &graph_.node(id);
-  const auto weight = constant(value).to(at::kFloat);
-  const auto channels = weight.size(out_axis);
+  const auto channels = type(value).sizes[static_cast<std::size_t>(out_axis)].constant().value_or(0);
   if (quantizer && want_integers) {
     const bool per_channel = quantizer->op.base() == "aten::fake_quantize_per_channel_affine";
     at::Tensor scale, zero_point;
@@ -77,7 +84,11 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out
                       quantizer->operand("quant_min").integer().value_or(-999) >= -128 &&
                       quantizer->operand("quant_max").integer().value_or(999) <= 127 &&
                       zero_point.eq(0).all().item<bool>();
-    if (fits) {
+    if (const auto stored = stored_integers(region.weight_nodes); fits && stored.defined()) {
+      kernel.tensor = stored;
+      kernel.scales.assign(scale.data_ptr<float>(), scale.data_ptr<float>() + scale.numel());
+    } else if (fits) {
+      const auto weight = constant(value).to(at::kFloat);
       std::vector<std::int64_t> shape(static_cast<std::size_t>(weight.dim()), 1);
       if (scale.numel() > 1) shape[static_cast<std::size_t>(out_axis)] = channels;
       const auto integers = at::round(weight.to(at::kDouble) / scale.view(shape).to(at::kDouble)).to(at::kFloat);
@@ -88,7 +99,10 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out
       }
     }
   }
+  const auto weight = kernel.tensor.defined() ? at::Tensor() : constant(value).to(at::kFloat);
   if (!kernel.tensor.defined()) kernel.tensor = weight;
+  // Float weights on their way to integers are not kept: another reader computes them again.
+  for (const auto id : region.weight_nodes) folded_.erase(index(graph_.node(id).output()));
   if (region.bias != kNoValue) kernel.bias = constant(region.bias).to(at::kFloat).flatten();
   if (region.batch_norm == kNoNode) return kernel;
 

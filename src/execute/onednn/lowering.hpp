@@ -43,6 +43,7 @@ class Lowering {
     std::vector<float> scales;  // of integers
     at::Tensor bias;
   };
+  at::Tensor stored_integers(const std::vector<NodeId>& path) const;
   Kernel kernel_of(const FusedRegion& region, std::int64_t out_axis, bool want_integers);
   void lower_node(const Node& node);
   bool lower_elementwise(const Node& node, ProgramStep& step);

@@ -1,11 +1,10 @@
-/* A Cortex-M without a C library: vectors, and semihosting to say what the network computed. */
+/* A Cortex-M without a C library: vectors, semihosting to say what the network computed, SysTick to count. */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "net.h"
 
-extern const uint8_t samples[];
-extern const int32_t sample_count;
+extern const uint8_t samples[], samples_end[];
 extern uint32_t stack_top, data_begin, data_end, data_load, bss_begin, bss_end;
 
 void reset(void);
@@ -55,13 +54,47 @@ void reset(void) {
   }
 }
 
+/* SysTick counts down at the board's 25 MHz. Under `-icount shift=0` an instruction is a nanosecond: 40 a tick. */
+#define SYST_CSR (*(volatile uint32_t *)0xE000E010)
+#define SYST_RVR (*(volatile uint32_t *)0xE000E014)
+#define SYST_CVR (*(volatile uint32_t *)0xE000E018)
+enum { kInstructionsATick = 40, kPaintedWords = 1024, kUnpaintedWords = 16 };
+static const uint32_t kPaint = 0xA5A5A5A5U;
+
+/* Marks the unused stack below a frame, but for what this call itself stands on; how much of the mark is gone tells how
+   deep calls went. */
+__attribute__((noinline)) static void paint(volatile uint32_t *frame) {
+  volatile uint32_t *at;
+  for (at = frame - kPaintedWords; at < frame - kUnpaintedWords; ++at) *at = kPaint;
+}
+
+__attribute__((noinline)) static uint32_t depth_below(const volatile uint32_t *frame) {
+  const volatile uint32_t *at = frame - kPaintedWords;
+  while (at < frame - kUnpaintedWords && *at == kPaint) ++at;
+  return (uint32_t)(frame - at) * 4;
+}
+
 int main(void) {
   static int32_t scores[NET_OUTPUT_SIZE];
-  int32_t i;
+  const uint8_t *sample;
+  uint32_t longest = 0, deepest = 0;
   int k;
-  for (i = 0; i < sample_count; ++i) {
-    net_run(samples + (size_t)i * NET_INPUT_SIZE, scores);
+  SYST_RVR = 0xFFFFFF;
+  SYST_CVR = 0;
+  SYST_CSR = 5; /* on, the processor's clock, no interrupt */
+  for (sample = samples; sample < samples_end; sample += NET_INPUT_SIZE) {
+    uint32_t *const frame = __builtin_frame_address(0);
+    uint32_t before, ticks, depth;
+    paint(frame);
+    before = SYST_CVR;
+    net_run(sample, scores);
+    ticks = (before - SYST_CVR) & 0xFFFFFF;
+    depth = depth_below(frame);
+    if (ticks > longest) longest = ticks;
+    if (depth > deepest) deepest = depth;
     for (k = 0; k < NET_OUTPUT_SIZE; ++k) say(scores[k]);
   }
+  say((int32_t)(longest * kInstructionsATick));
+  say((int32_t)deepest);
   return 0;
 }
