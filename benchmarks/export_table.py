@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Exports example models as float and int8 ONNX and tabulates how ONNX Runtime and OpenVINO agree with pare.
 
-    PARE_DATA=DIR benchmarks/export_table.py [--models resnet20,...] [--markdown FILE]
+    PARE_DATA=DIR benchmarks/export_table.py [--models resnet20,...] [--latency SECONDS] [--markdown FILE]
 
 Needs build/examples/zoo and the peers' environment (`benchmarks/compare_peers.py --setup-only`). Models with pretrained
 weights in PARE_DATA run on their test sets, the others on random inputs with random weights. What is compared with are
-the outputs of pare's own compiled model.
+the outputs of pare's own compiled model. Latencies are of one sample with two threads.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ PRETRAINED = {
 MODELS = "bert6x384 densenet digits_mlp efficientnet_lite0 efficientnet_lite1 ghostnet gru inception lenet llama lstm minilm_sst2 mlp mobilenetv2 mobilenetv3 multi_head resnet18 resnet20 resnet32 resnet44 resnet50 resnet56 resnet8 resnext50 shufflenetv2 squeezenet swin transformer two_tower unet".split()  # fmt: skip
 
 
-def export(model: str, recipe: str, folder: Path, data: Path | None) -> tuple[Path, Path]:
-    """The ONNX file and the samples, written by the zoo."""
+def export(model: str, recipe: str, folder: Path, data: Path | None, seconds: float) -> tuple[Path, Path, float]:
+    """The ONNX file and the samples, written by the zoo, and the latency of the compiled model."""
+    result = folder / "zoo.json"
     onnx, samples = folder / f"{model}.{recipe}.onnx", folder / f"{model}.{recipe}.safetensors"
-    command = [str(ROOT / "build/examples/zoo"), "--model", model, "--recipe", recipe, "--seconds", "0.1"]
+    command = [str(ROOT / "build/examples/zoo"), "--model", model, "--recipe", recipe, "--seconds", str(max(seconds, 0.1))]
+    command += ["--threads", "2", "--batch", "1", "--json", str(result)]
     command += ["--export", str(onnx), "--samples", str(samples)]
     if data and model in PRETRAINED:
         weights, test, calibration, count = PRETRAINED[model]
@@ -47,49 +49,62 @@ def export(model: str, recipe: str, folder: Path, data: Path | None) -> tuple[Pa
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     if done.returncode != 0:
         sys.exit(f"export_table: {model} {recipe}: {done.stderr.strip()}")
-    return onnx, samples
+    return onnx, samples, json.loads(result.read_text())["optimized"]["latency_ms"]
 
 
-def cells(row: dict, runtime: str) -> str:
-    result = row.get(runtime)
+def cells(row: dict, runtime: str, timed: bool) -> str:
+    result, empty = row.get(runtime), "| " * (3 if timed else 2)
     if result is None:
-        return "not installed | | "
+        return f"not installed {empty}"
     if "error" in result:
-        return f"refused: {result['error'].split(' node ')[0]} | | "
-    return f"{result['relative_difference']:.1e} | {result['sqnr_db']:.1f} | {result['flips']} of {result['samples']} "
+        return f"refused: {result['error'].split(' node ')[0]} {empty}"
+    text = f"{result['relative_difference']:.1e} | {result['sqnr_db']:.1f} | {result['flips']} of {result['samples']} "
+    return text + (f"| {result['latency_ms']:.2f} " if timed else "")
 
 
-def line(model: str, kind: str, row: dict) -> str:
+def line(model: str, kind: str, row: dict, own_ms: float | None) -> str:
+    timed = own_ms is not None
     kernels = ""
     if kind == "int8" and "integer_layers" in row.get("onnxruntime", {}):
         result = row["onnxruntime"]
         kernels = f"{result['integer_layers']} of {result['integer_layers'] + result['float_layers']}"
-    return f"| {model} | {kind} | {row['bytes']} | {cells(row, 'onnxruntime')}| {kernels} | {cells(row, 'openvino')}|"
+    own = f" {own_ms:.2f} |" if timed else ""
+    return (
+        f"| {model} | {kind} | {row['bytes']} |{own} {cells(row, 'onnxruntime', timed)}| {kernels} "
+        f"| {cells(row, 'openvino', timed)}|"
+    )
+
+
+def heading(timed: bool) -> list[str]:
+    runtime = ["difference", "SQNR dB", "changed", *(["ms"] if timed else [])]
+    columns = ["model", "", "bytes", *(["pare ms"] if timed else [])]
+    columns += [f"ONNX Runtime: {runtime[0]}", *runtime[1:], "integer layers", f"OpenVINO: {runtime[0]}", *runtime[1:]]
+    return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS)
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="also time that long")
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     data = Path(os.environ["PARE_DATA"]) if os.environ.get("PARE_DATA") else None
     python = environment.directory() / "bin" / "python"
     if not python.exists():
         sys.exit("export_table: no environment: run benchmarks/compare_peers.py --setup-only")
-    lines = [
-        "| model | | bytes | ONNX Runtime: difference | SQNR dB | changed | integer layers | OpenVINO: difference | SQNR dB | changed |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    timed = arguments.latency > 0
+    lines = heading(timed)
     print("\n".join(lines), flush=True)
     for model in arguments.models:
         for kind in ("float", "int8"):
             with tempfile.TemporaryDirectory(prefix="pare-export-") as folder:
-                onnx, samples = export(model, kind, Path(folder), data)
+                onnx, samples, own_ms = export(model, kind, Path(folder), data, arguments.latency)
                 command = [str(python), str(ROOT / "tests/onnx/run_models.py"), str(onnx), str(samples)]
+                command += ["--latency", str(arguments.latency)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode != 0:
                     sys.exit(f"export_table: {model} {kind}: {done.stderr.strip().splitlines()[-1]}")
-                lines.append(line(model, kind, json.loads(done.stdout)))
+                lines.append(line(model, kind, json.loads(done.stdout), own_ms if timed else None))
                 print(lines[-1], flush=True)
     if arguments.markdown:
         arguments.markdown.write_text("\n".join(lines) + "\n")

@@ -5,7 +5,7 @@
 
 SAMPLES holds the inputs as `in.<name>` and pare's outputs as `out.<name>`. Every model first passes onnx.checker. A row
 says the largest difference from pare's outputs, their SQNR, changed predictions, and which integer kernels ONNX Runtime
-runs: counted in the graph that it optimized, not assumed.
+runs: counted in the graph that it optimized, not assumed. `--latency SECONDS` also times one sample, with two threads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import argparse
 import collections
 import json
 import os
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,11 @@ from safetensors.numpy import load_file
 INTEGER_KERNELS = {"QLinearConv", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearWhere"}  # fmt: skip
 
 
-def run_onnxruntime(path: Path, feed: dict[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+Feed = dict[str, np.ndarray]
+Runner = Callable[[Feed], list[np.ndarray]]
+
+
+def open_onnxruntime(path: Path) -> tuple[Runner, dict[str, int]]:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -35,27 +42,44 @@ def run_onnxruntime(path: Path, feed: dict[str, np.ndarray]) -> tuple[list[np.nd
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        outputs = session.run(None, feed)
         optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
-    return outputs, dict(collections.Counter(node.op_type for node in optimized.graph.node))
+    return lambda feed: session.run(None, feed), dict(collections.Counter(node.op_type for node in optimized.graph.node))
 
 
-def run_openvino(path: Path, feed: dict[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+def open_openvino(path: Path) -> tuple[Runner, dict[str, int]]:
     import openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "2"}
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-    results = compiled(feed)
     kinds: collections.Counter[str] = collections.Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul", "Deconvolution"):
             kinds[f"{info['layerType'].astype(str)}:{info['runtimePrecision'].astype(str)}"] += 1
-    return [results[output] for output in compiled.outputs], dict(kinds)
+
+    def run(feed: Feed) -> list[np.ndarray]:
+        results = compiled(feed)
+        return [results[output] for output in compiled.outputs]
+
+    return run, dict(kinds)
 
 
-RUNTIMES = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+RUNTIMES = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+
+
+def latency_ms(run: Runner, feed: Feed, seconds: float) -> float:
+    """The median of runs on the first sample."""
+    one = {name: values[:1] for name, values in feed.items()}
+    for _ in range(3):
+        run(one)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run(one)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
 
 
 def compare(expected: list[np.ndarray], actual: list[np.ndarray]) -> dict[str, float | int]:
@@ -79,7 +103,7 @@ def compare(expected: list[np.ndarray], actual: list[np.ndarray]) -> dict[str, f
     }
 
 
-def check(path: Path, samples: Path, runtimes: list[str]) -> dict:
+def check(path: Path, samples: Path, runtimes: list[str], latency: float) -> dict:
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(str(path), load_external_data=False)
     tensors = load_file(str(samples))
@@ -88,7 +112,8 @@ def check(path: Path, samples: Path, runtimes: list[str]) -> dict:
     row: dict = {"model": path.name, "bytes": path.stat().st_size, "opset": model.opset_import[0].version}
     for name in runtimes:
         try:
-            actual, kernels = RUNTIMES[name](path, feed)
+            run, kernels = RUNTIMES[name](path)
+            actual = run(feed)
         except ImportError:
             continue
         except RuntimeError as error:  # a limit of the runtime, for the caller to judge
@@ -96,6 +121,8 @@ def check(path: Path, samples: Path, runtimes: list[str]) -> dict:
             continue
         kept = {kind: count for kind, count in kernels.items() if kind in INTEGER_KERNELS or ":" in kind}
         row[name] = compare(expected, actual) | {"kernels": kept}
+        if latency:
+            row[name]["latency_ms"] = latency_ms(run, feed, latency)
         if name == "onnxruntime":
             floats = sum(kernels.get(kind, 0) for kind in ("Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul"))
             row[name]["integer_layers"] = sum(
@@ -109,12 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--runtimes", default="onnxruntime,openvino")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("files", nargs="+", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("CI", "true")  # OpenVINO reports no usage statistics then
     rows = []
     for path, samples in zip(arguments.files[::2], arguments.files[1::2], strict=True):
-        rows.append(check(path, samples, arguments.runtimes.split(",")))
+        rows.append(check(path, samples, arguments.runtimes.split(","), arguments.latency))
         print(json.dumps(rows[-1]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
