@@ -11,10 +11,6 @@
 
 namespace zoo {
 
-namespace {
-
-// Flips half of the pictures, and moves small ones by up to an eighth of their side; what comes in is the colour that
-// normalising makes zero.
 torch::Tensor augmented(const torch::Tensor& images) {
   constexpr std::int64_t kSmall = 64;
   auto batch = torch::where(torch::rand({images.size(0), 1, 1, 1}).lt(0.5), images.flip(3), images);
@@ -31,8 +27,8 @@ torch::Tensor augmented(const torch::Tensor& images) {
   return torch::stack(moved);
 }
 
-torch::Tensor loss_of(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
-                      const FinetuneOptions& options) {
+torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
+                                const FinetuneOptions& options) {
   namespace F = torch::nn::functional;
   const double t = options.temperature;
   const auto softened = F::kl_div(torch::log_softmax(student / t, 1), torch::log_softmax(teacher / t, 1),
@@ -40,6 +36,8 @@ torch::Tensor loss_of(const torch::Tensor& student, const torch::Tensor& teacher
   if (!labels.defined() || options.teacher_share >= 1) return t * t * softened;
   return options.teacher_share * t * t * softened + (1 - options.teacher_share) * F::cross_entropy(student, labels);
 }
+
+namespace {
 
 // Blends each picture with another one: the teacher has an answer to it too (Beyer et al., 2022).
 torch::Tensor blended(const torch::Tensor& images) {
@@ -125,7 +123,8 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
       }
       optimizer.zero_grad();
       const auto own_answer = run(student, inputs, hidden.value, own);
-      auto loss = loss_of(own_answer, answer, mix ? torch::Tensor() : train.labels.index_select(0, index), options);
+      auto loss =
+          distillation_loss(own_answer, answer, mix ? torch::Tensor() : train.labels.index_select(0, index), options);
       if (theirs.defined()) loss = loss + options.hidden_share * hidden_loss(hidden, own, theirs);
       loss.backward();
       torch::nn::utils::clip_grad_norm_(student.parameters(), options.largest_gradient);

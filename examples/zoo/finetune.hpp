@@ -23,6 +23,15 @@ struct FinetuneOptions {
   std::uint64_t seed = 0;
 };
 
+/// Flips half of the pictures, and moves small ones by up to an eighth of their side; what comes in is the colour that
+/// normalising makes zero.
+torch::Tensor augmented(const torch::Tensor& images);
+
+/// Cross-entropy with the labels and the softened answers of a teacher, as the options weigh them. @param labels
+/// undefined: the teacher alone
+torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
+                                const FinetuneOptions& options);
+
 /// Trains `student` with the labels of `train`, the answers of `teacher` (Hinton et al., 2015) and, where they add
 /// residuals, what its classifier reads (Wang et al., "Compressing Models with Few Samples: Mimicking then Replacing",
 /// 2022): SGD with momentum, pictures flipped and, small ones, shifted by up to an eighth. Zeros that the student was

@@ -159,6 +159,7 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .criterion = options.criterion,
                        .sparsity = options.sparsity,
                        .student = options.student,
+                       .bits = options.bits,
                        .average_bits = options.average_bits,
                        .exact = options.exact,
                        .learned = options.learned,

@@ -25,6 +25,7 @@ struct JobOptions {
   std::string criterion;        ///< of the recipe `prune`; empty for the default
   double sparsity = 0.8;        ///< of the recipe `sparse`
   std::string student = "0.5";  ///< of the recipe `distill`: layers to keep, or share to prune away
+  std::string bits = "4,4";     ///< of the recipe `qat`: of weights and activations
   std::string finetune;         ///< labelled data to train on after pruning; empty: one-shot
   int epochs = 10;              ///< of fine-tuning
   std::string load;             ///< checkpoint to take instead of running the recipe

@@ -132,6 +132,7 @@ int main(int argc, char** argv) {
   app.add_option("--student", options.student,
                  "Student of the recipe distill: LAYERS to keep of the longest stack, or RATIO of the "
                  "multiply-accumulates to prune away");
+  app.add_option("--bits", options.bits, "W,A: bits of weights and activations that the recipe qat trains with");
   app.add_option("--finetune", options.finetune,
                  "Labelled data to train on after pruning, with the original as teacher");
   app.add_option("--epochs", options.epochs, "Epochs of --finetune")->check(CLI::Range(1, 10000));

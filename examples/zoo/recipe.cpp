@@ -10,6 +10,7 @@
 #include <map>
 
 #include "examples/zoo/distill.hpp"
+#include "examples/zoo/qat.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
@@ -104,6 +105,7 @@ const std::map<std::string, Step>& steps() {
       {"mixed", mixed},
       {"auto", automatic},
       {"distill", distill},
+      {"qat", qat},
       {"sparse",
        [](Recipe& recipe, const RecipeOptions& options) {
          const auto teacher = recipe.model;

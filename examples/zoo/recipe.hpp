@@ -22,6 +22,7 @@ struct RecipeOptions {
   std::string criterion = {};  ///< of `prune`: l1, l2, taylor, ...; empty: least squares
   double sparsity = 0.8;       ///< of `sparse`: share of weights that become zero
   std::string student = {};    ///< of `distill`: layers to keep, or share of the multiply-accumulates to remove
+  std::string bits = "4,4";    ///< of `qat`: of weights and activations
   data::Set training = {};     ///< to fine-tune on after pruning; empty: no fine-tuning
   FinetuneOptions finetune = {};
   double average_bits = 6;  ///< of `mixed`: of a weight

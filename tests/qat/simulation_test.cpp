@@ -1,0 +1,209 @@
+#include "pare/quantize/simulation.hpp"
+
+#include <torch/torch.h>
+
+#include <future>
+
+#include "examples/models/cifar_resnet.hpp"
+#include "examples/models/data_dependent.hpp"
+#include "pare/numerics/fake_quantize.hpp"
+#include "pare/pass/apply.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/raises.hpp"
+
+namespace {
+
+namespace nn = torch::nn;
+using namespace pare::literals;
+
+// Writes in place, branches, is called with a member twice.
+struct Inplace : nn::Module {
+  Inplace() {
+    stem = register_module("stem", nn::Conv2d(nn::Conv2dOptions(3, 8, 3).padding(1).bias(false)));
+    norm = register_module("norm", nn::BatchNorm2d(8));
+    twice = register_module("twice", nn::Conv2d(nn::Conv2dOptions(8, 8, 3).padding(1)));
+    fc = register_module("fc", nn::Linear(8, 4));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    auto y = norm(stem(x));
+    torch::relu_(y);
+    auto z = torch::relu(twice(y));
+    z = twice(z);
+    z += y;
+    torch::relu_(z);
+    return fc(torch::adaptive_avg_pool2d(z, {1, 1}).flatten(1));
+  }
+  nn::Conv2d stem{nullptr}, twice{nullptr};
+  nn::BatchNorm2d norm{nullptr};
+  nn::Linear fc{nullptr};
+};
+
+// A training loop as LibTorch's tutorials write it.
+template <class Net>
+double train_epochs(Net& net, torch::optim::Optimizer& optimizer, const torch::Tensor& images,
+                    const torch::Tensor& labels, int epochs) {
+  net->train();
+  double last = 0;
+  for (int epoch = 0; epoch < epochs; ++epoch) {
+    for (std::int64_t i = 0; i + 16 <= images.size(0); i += 16) {
+      optimizer.zero_grad();
+      auto loss = nn::functional::cross_entropy(net->forward(images.narrow(0, i, 16)), labels.narrow(0, i, 16));
+      loss.backward();
+      optimizer.step();
+      last = loss.template item<double>();
+    }
+  }
+  net->eval();
+  return last;
+}
+
+struct Samples {
+  torch::Tensor images = torch::randn({64, 3, 8, 8});
+  torch::Tensor labels = images.mean({1, 2, 3}).gt(0).to(torch::kLong);
+};
+
+}  // namespace
+
+TEST_CASE("two lines make a training loop quantization-aware, and its result converts", "[qat]") {
+  torch::manual_seed(1);
+  const Samples samples;
+  auto net = std::make_shared<Inplace>();
+  torch::optim::SGD optimizer(net->parameters(), torch::optim::SGDOptions(0.02).momentum(0.9));
+  (void)train_epochs(net, optimizer, samples.images, samples.labels, 2);
+  const auto* before = net->stem->weight.unsafeGetTensorImpl();
+
+  pare::Simulation simulation{net, samples.images.narrow(0, 0, 8),
+                              pare::Quantizer{.weights = 2_bits, .activations = 4_bits}};
+  INFO(simulation.obstacle());
+  REQUIRE(simulation.follows_graph());
+  const auto x = samples.images;
+  {
+    auto scope = simulation.enter();
+    (void)train_epochs(net, optimizer, samples.images, samples.labels, 3);
+  }
+  const torch::NoGradGuard no_grad;
+  CHECK(net->stem->weight.unsafeGetTensorImpl() == before);
+  const auto plain = net->forward(x);
+  const auto converted = simulation.convert()(x);
+  torch::Tensor simulated;
+  {
+    auto scope = simulation.enter();
+    simulated = net->forward(x);
+    CHECK(torch::equal(simulated, net->forward(x)));
+  }
+  CHECK(torch::equal(plain, net->forward(x)));
+  // Two bits change what comes out, and the simulation shows the change; batch norms apart, which are folded there.
+  CHECK(pare::sqnr_db(plain, simulated) < 25.0);
+  CHECK(pare::sqnr_db(simulated, converted) > 30.0);
+}
+
+TEST_CASE("a simulated ResNet computes what its converted Model computes", "[qat]") {
+  torch::manual_seed(2);
+  auto net = models::CifarResNet(20);
+  net->eval();
+  const auto x = torch::randn({4, 3, 32, 32});
+  pare::Simulation simulation{net, x, pare::Quantizer{.weights = 8_bits}};
+  INFO(simulation.obstacle());
+  REQUIRE(simulation.follows_graph());
+  const torch::NoGradGuard no_grad;
+  auto scope = simulation.enter();
+  CHECK(pare::sqnr_db(simulation.convert()(x), net->forward(x)) > 35.0);
+}
+
+TEST_CASE("gradients reach parameters through the simulation, and learned ranges too", "[qat]") {
+  torch::manual_seed(3);
+  const Samples samples;
+  auto net = std::make_shared<Inplace>();
+  pare::Simulation simulation{
+      net,
+      samples.images,
+      pare::Quantizer{.weights = 4_bits},
+      {.training = {.weights = pare::RangeTraining::LearnedStep, .activations = pare::RangeTraining::LearnedStep}}};
+  auto ranges = simulation.range_parameters();
+  REQUIRE_FALSE(ranges.empty());
+  net->train();
+  auto scope = simulation.enter();
+  nn::functional::cross_entropy(net->forward(samples.images), samples.labels).backward();
+  for (const auto& parameter : net->parameters()) {
+    REQUIRE(parameter.grad().defined());
+    CHECK(parameter.grad().abs().sum().item<double>() > 0);
+  }
+  for (const auto& range : ranges) CHECK(range.grad().defined());
+  const auto state = simulation.state();
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& range : ranges) range.mul_(2);
+  }
+  simulation.load_state(state);
+  for (const auto& [name, tensor] : simulation.state()) CHECK(torch::equal(tensor, state.at(name)));
+  CHECK(raises("pare.quantize.113", [&] { simulation.load_state({}); }));
+}
+
+TEST_CASE("a module whose path depends on data is followed by its parameters", "[qat]") {
+  torch::manual_seed(4);
+  models::DataDependent net;
+  const auto high = torch::randn({32, 16}) + 1;
+  pare::Simulation simulation{net, high, pare::Quantizer{.weights = 2_bits}};
+  CHECK_FALSE(simulation.follows_graph());
+  CHECK(simulation.obstacle().find("pare.capture.121") != std::string::npos);
+  CHECK(raises("pare.quantize.122", [&] { (void)simulation.convert(); }));
+  const torch::NoGradGuard no_grad;
+  net->eval();
+  const auto plain = net->forward(high);
+  auto scope = simulation.enter();
+  const auto rounded = net->forward(high);
+  CHECK_FALSE(torch::equal(plain, rounded));
+  // Whichever layer the gate did not choose has no range to round with, in evaluation mode.
+  const auto reached = [&](const char* layer) {
+    return simulation.state().contains(std::string(layer) + ".weight.fake_quantize.scale");
+  };
+  REQUIRE(reached("large") != reached("small"));
+  net->named_parameters()["gate.weight"].zero_();
+  net->named_parameters()["gate.bias"].fill_(reached("large") ? -1.0 : 1.0);
+  CHECK(raises("pare.quantize.123", [&] { (void)net->forward(high); }));
+  const torch::AutoGradMode gradients(true);
+  net->train();
+  torch::optim::SGD optimizer(net->parameters(), 0.1);
+  optimizer.zero_grad();
+  net->forward(high).square().mean().backward();
+  CHECK(net->named_parameters()["head.weight"].grad().abs().sum().item<double>() > 0);
+  optimizer.step();
+  net->eval();
+  CHECK(torch::isfinite(net->forward(high)).all().item<bool>());
+  CHECK(reached("large"));
+  CHECK(reached("small"));
+
+  models::DataDependent twin;
+  pare::Simulation resumed{twin, high, pare::Quantizer{.weights = 2_bits}};
+  resumed.load_state(simulation.state());
+  for (const auto& [name, tensor] : resumed.state()) {
+    INFO(name);
+    CHECK(torch::equal(tensor, simulation.state().at(name)));
+  }
+}
+
+TEST_CASE("one scope at a time, one thread at a time, and bad options at once", "[qat]") {
+  torch::manual_seed(5);
+  auto net = std::make_shared<Inplace>();
+  net->eval();
+  const auto x = torch::randn({2, 3, 8, 8});
+  pare::Simulation simulation{net, x, pare::Quantizer{.weights = 2_bits}};
+  const torch::NoGradGuard no_grad;
+  const auto plain = net->forward(x);
+  {
+    auto scope = simulation.enter();
+    CHECK(raises("pare.quantize.121", [&] { auto again = simulation.enter(); }));
+    std::async(std::launch::async, [&] {
+      CHECK(raises("pare.quantize.121", [&] { auto again = simulation.enter(); }));
+      const torch::NoGradGuard also_here;
+      CHECK(torch::equal(plain, net->forward(x)));  // another thread sees nothing of it
+    }).get();
+    CHECK_FALSE(torch::equal(plain, net->forward(x)));
+  }
+  auto scope = simulation.enter();
+  using Quantizer = pare::Quantizer<>;
+  CHECK(raises("pare.quantize.103", [&] { pare::Simulation bad(net, x, Quantizer{.weights = 12_bits}); }));
+  CHECK(
+      raises("pare.quantize.110", [&] { pare::Simulation bad(net, x, Quantizer{}, {.training = {.momentum = 2.0}}); }));
+  CHECK(raises("pare.quantize.101", [&] { pare::Simulation bad(net, torch::full({2, 3, 8, 8}, NAN), Quantizer{}); }));
+}
