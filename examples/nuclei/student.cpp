@@ -17,8 +17,8 @@ namespace {
 
 struct Options {
   std::string data, weights;
-  std::int64_t teacher_width = 16, width = 2, samples = 200, tests = 60;
-  int epochs = 10, seeds = 3;
+  std::int64_t teacher_width = 16, width = 4, samples = 200, crop = 64, tests = 60;
+  int teacher_epochs = 10, epochs = 30, seeds = 3;
 };
 
 nuclei::Forward forward_of(models::UNet& net) {
@@ -52,7 +52,7 @@ models::UNet teacher_of(const Options& options, const nuclei::Samples& samples) 
   if (!options.weights.empty() && std::filesystem::exists(options.weights)) {
     pare::load_weights(*net, pare::SafeTensors(options.weights));
   } else {
-    train(net, samples, {.epochs = options.epochs});
+    train(net, samples, {.epochs = options.teacher_epochs});
     if (!options.weights.empty()) pare::save_safetensors(options.weights, pare::named_weights(*net));
   }
   net->eval();
@@ -84,7 +84,7 @@ void run(const Options& options) {
     for (int seed = 0; seed < options.seeds; ++seed) {
       auto student = make(options.width, seed);
       pare::Distillation distillation(student, teacher, {few.images.narrow(0, 0, 2)}, SoftMask{});
-      nuclei::Training training{.epochs = options.epochs};
+      nuclei::Training training{.epochs = options.epochs, .crop = options.crop};
       if (taught)
         training.also = [&](const torch::Tensor& images, const torch::Tensor& logits) {
           return distillation(images, logits);
@@ -108,7 +108,9 @@ int main(int argc, char** argv) {
   app.add_option("--width", options.width, "Channels of the students' first level");
   app.add_option("--samples", options.samples, "Pictures that the students are trained on; the teacher has all");
   app.add_option("--tests", options.tests, "Test pictures");
-  app.add_option("--epochs", options.epochs, "Epochs of each training");
+  app.add_option("--crop", options.crop, "Side of the pieces that the students are trained on");
+  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher, on pieces of 128 pixels");
+  app.add_option("--epochs", options.epochs, "Epochs of the students");
   app.add_option("--seeds", options.seeds, "Students of each kind")->check(CLI::Range(1, 100));
   CLI11_PARSE(app, argc, argv);
   try {
