@@ -58,6 +58,10 @@ struct NetImpl : nn::Module {
 };
 TORCH_MODULE(Net);
 
+// Adam moves every number by about its rate at a step, whatever the gradient: scales are a hundredth of a weight's
+// range.
+constexpr double kRangeRate = 0.02;
+
 // Any forward, in the loop that LibTorch's tutorials write; the rate falls along a cosine.
 template <class Forward>
 void train(Forward&& forward, torch::optim::Optimizer& optimizer, const data::Set& set, int epochs, double rate) {
@@ -67,9 +71,12 @@ void train(Forward&& forward, torch::optim::Optimizer& optimizer, const data::Se
     const auto order = torch::randperm(set.size());
     for (int64_t step = 0; step < steps; ++step) {
       const double time = static_cast<double>(epoch * steps + step) / static_cast<double>(epochs * steps);
-      for (auto& group : optimizer.param_groups())
+      double share = 1;
+      for (auto& group : optimizer.param_groups()) {
         static_cast<torch::optim::AdamOptions&>(group.options())
-            .lr(rate * 0.5 * (1 + std::cos(std::numbers::pi * time)));
+            .lr(share * rate * 0.5 * (1 + std::cos(std::numbers::pi * time)));
+        share *= kRangeRate;
+      }
       const auto index = order.narrow(0, step * kBatch, kBatch);
       optimizer.zero_grad();
       nn::functional::cross_entropy(forward(set.inputs[0].index_select(0, index)), set.labels.index_select(0, index))
@@ -108,7 +115,9 @@ void run_seed(int seed, const data::Set& learn, const data::Set& test, const Siz
     figures[name + " untrained"].push_back(
         top1(pare::apply(quantizer, model, {.calibration = calibration}).model, test));
     pare::QuantizationAwareTraining qat{model, quantizer, calibration};
-    torch::optim::Adam tuned(qat.parameters(), torch::optim::AdamOptions(1e-3));
+    torch::optim::Adam tuned({torch::optim::OptimizerParamGroup(qat.model_parameters()),
+                              torch::optim::OptimizerParamGroup(qat.range_parameters())},
+                             torch::optim::AdamOptions(1e-3));
     qat.train();
     train(qat, tuned, learn, sizes.qat_epochs, 1e-3);
     figures[name + " trained"].push_back(top1(qat.convert(), test));
