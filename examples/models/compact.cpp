@@ -9,7 +9,7 @@
 namespace models {
 namespace {
 
-data::InputFormat imagenet(int64_t size) {
+data::InputFormat imagenet_of(int64_t size) {
   return data::InputFormat::image(size, {0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F});
 }
 
@@ -18,13 +18,13 @@ data::InputFormat lite(int64_t size) { return data::InputFormat::image(size, {12
 }  // namespace
 
 void add_compact(Factories& all) {
-  all["mobilenetv2"] = [] { return image_bundle(MobileNetV2(), imagenet(224)); };
-  all["mobilenetv3"] = [] { return image_bundle(MobileNetV3(), imagenet(224)); };
+  all["mobilenetv2"] = [] { return image_bundle(MobileNetV2(), imagenet_of(224)); };
+  all["mobilenetv3"] = [] { return image_bundle(MobileNetV3(), imagenet_of(224)); };
   all["efficientnet_lite0"] = [] { return image_bundle(EfficientNetLite(1.0), lite(224)); };
   all["efficientnet_lite1"] = [] { return image_bundle(EfficientNetLite(1.1), lite(240)); };
-  all["shufflenetv2"] = [] { return image_bundle(ShuffleNetV2(), imagenet(224)); };
-  all["ghostnet"] = [] { return image_bundle(GhostNet(), imagenet(128)); };
-  all["swin"] = [] { return image_bundle(Swin(), imagenet(112)); };
+  all["shufflenetv2"] = [] { return image_bundle(ShuffleNetV2(), imagenet_of(224)); };
+  all["ghostnet"] = [] { return image_bundle(GhostNet(), imagenet_of(128)); };
+  all["swin"] = [] { return image_bundle(Swin(), imagenet_of(112)); };
 }
 
 }  // namespace models

@@ -5,15 +5,14 @@
 #include <cmath>
 #include <unordered_map>
 
-#include "pare/analysis/sensitivity.hpp"
 #include "core/seconds_since.hpp"
+#include "pare/analysis/sensitivity.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
-
 
 /// One change of one layer, and how much of it is in.
 struct Probe {

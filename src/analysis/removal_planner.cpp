@@ -1,5 +1,5 @@
-#include "graph/padding.hpp"
 #include "removal_planner.hpp"
+#include "graph/padding.hpp"
 
 #include <ATen/ATen.h>
 

@@ -15,7 +15,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-
 bool holds_already(const Replacements& change, const Replacements& around) {
   return std::ranges::all_of(change, [&](const auto& entry) {
     const auto found = around.find(entry.first);

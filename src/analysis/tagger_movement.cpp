@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "pare/graph/interpreter.hpp"
 #include "graph/padding.hpp"
+#include "pare/graph/interpreter.hpp"
 #include "tagger.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -1,6 +1,9 @@
 #include "pare/graph/interpreter.hpp"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
 
 #include "pare/core/error.hpp"
 
@@ -96,9 +99,9 @@ void check_guard(const Node& node, const std::vector<c10::IValue>& stack) {
          node.op.name());
 }
 
-void call_op(const Node& node, std::vector<c10::IValue>& stack) {
+void call_op(const Node& node, const c10::OperatorHandle& op, std::vector<c10::IValue>& stack) {
   try {
-    node.op.handle().callBoxed(&stack);
+    op.callBoxed(&stack);
   } catch (const Error&) {
     throw;
   } catch (const c10::Error& error) {
@@ -123,6 +126,29 @@ void unbox_results(const Node& node, std::vector<c10::IValue>& stack, const Stor
       store(position++, at::Tensor());
     }
   }
+}
+
+// The operator that writes its result over the first operand, where there is one and the result has that operand's
+// type.
+std::optional<c10::OperatorHandle> in_place_twin(const Graph& graph, const Node& node) {
+  if (node.outputs.size() != 1 || node.operands.empty() || !node.operands[0].get<ValueId>()) return std::nullopt;
+  const auto& first = graph.value(node.input(0));
+  if (first.kind != ValueKind::Result || first.type != graph.value(node.output()).type) return std::nullopt;
+  std::size_t reads = 0;
+  for (const auto& operand : node.operands) operand.each_value([&](ValueId value) { reads += value == first.id; });
+  if (reads != 1) return std::nullopt;
+  const auto& schema = node.op.schema();
+  auto twin = c10::Dispatcher::singleton().findSchema({schema.name() + "_", schema.overload_name()});
+  if (!twin || twin->schema().arguments().size() != schema.arguments().size()) return std::nullopt;
+  const auto* alias = twin->schema().arguments()[0].alias_info();
+  if (!alias || !alias->isWrite() || twin->schema().returns().size() != 1) return std::nullopt;
+  return twin;
+}
+
+// Whether a tensor's memory is held by nothing but the reference given and has a place for every element.
+bool is_free(const at::Tensor& tensor) {
+  return tensor.defined() && !at::GradMode::is_enabled() && tensor.use_count() == 1 && tensor.has_storage() &&
+         tensor.storage().use_count() == 1 && tensor.is_non_overlapping_and_dense();
 }
 
 void check_input(const Graph& graph, const Value& value, const at::Tensor& tensor) {
@@ -169,6 +195,8 @@ Interpreter::Interpreter(const Graph& graph) {
     };
     for (const auto& operand : node.operands) operand.each_value(release);
     for (const auto output : node.outputs) release(output);
+    if (std::ranges::count(step.last_use, node.operands.empty() ? kNoValue : node.input(0)) > 0)
+      step.in_place = in_place_twin(graph, node);
     steps_.push_back(std::move(step));
   }
   for (std::size_t i = 0; i < graph.value_count(); ++i) {
@@ -236,6 +264,7 @@ std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weig
     const auto& step = steps_[i];
     const bool skipped = node.condition != Condition::Always && (node.condition == Condition::Training) != training;
     if (!skipped) {
+      const bool in_place = step.in_place && is_free(values[index(node.input(0))]);
       stack = step.constants;
       const auto& arguments = node.op.schema().arguments();
       for (const auto position : step.variable)
@@ -243,7 +272,7 @@ std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weig
       if (node.op.base() == "pare::training_select") {
         stack = {std::move(stack[training ? 0 : 1])};
       } else if (!override_node || !override_node(node, stack)) {
-        call_op(node, stack);
+        call_op(node, in_place ? *step.in_place : node.op.handle(), stack);
       }
       check_guard(node, stack);
       if (!node.outputs.empty()) {
@@ -271,7 +300,7 @@ std::vector<at::Tensor> Interpreter::call(const Node& node, std::span<const std:
   if (node.op.base() == "pare::training_select") {
     stack = {std::move(stack[training ? 0 : 1])};
   } else {
-    call_op(node, stack);
+    call_op(node, node.op.handle(), stack);
   }
   std::vector<at::Tensor> outputs(node.outputs.size());
   unbox_results(node, stack, [&](std::size_t position, at::Tensor tensor) {

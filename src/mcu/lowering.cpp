@@ -1,5 +1,5 @@
-#include "graph/padding.hpp"
 #include "mcu/lowering.hpp"
+#include "graph/padding.hpp"
 
 #include <algorithm>
 #include <array>

@@ -54,8 +54,8 @@ inline Ints spread(Ints values, std::size_t count) {
 std::int64_t integer_of(const Node& node, std::size_t position);
 double number_of(const Node& node, std::size_t position, double otherwise);
 /// Reductions over `axes` (all where empty).
-std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const Ints& axes,
-                   bool keep, const std::string& result = {});
+std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const Ints& axes, bool keep,
+                   const std::string& result = {});
 /// The bias of a layer with `channels` outputs: int32 where source and weight are integers, float otherwise.
 std::string bias_of(Emitter& out, ValueId bias, ValueId source, ValueId weight, std::int64_t channels);
 

@@ -1,6 +1,5 @@
 #include "pare/pass/context.hpp"
 
-
 #include "core/seconds_since.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/verify.hpp"
@@ -55,9 +54,7 @@ Preserved Context::run(const AnyPass& pass, Model& model) {
   const auto depth = depth_++;
   const auto first_row = report_.rows().size();
   const auto start = Clock::now();
-  const auto event = [&](bool ran) {
-    return PassEvent{pass.name(), model, depth, ran ? seconds_since(start) : 0.0};
-  };
+  const auto event = [&](bool ran) { return PassEvent{pass.name(), model, depth, ran ? seconds_since(start) : 0.0}; };
   const auto leave = [&] {
     transaction_ = enclosing;
     depth_ = depth;

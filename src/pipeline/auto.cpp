@@ -99,8 +99,7 @@ class Climb {
       candidate.measured.latency = measure_latency({[&] { (void)compiled.run(example_); }}, options_.seconds)[0];
     }
     options_.log.info("{}: drop {}, {} bytes, {:.3f} ms, {:.1f} s", recipe.name, candidate.drop.text(),
-                      candidate.measured.weight_bytes, candidate.measured.latency.median_ms,
-                      seconds_since(start));
+                      candidate.measured.weight_bytes, candidate.measured.latency.median_ms, seconds_since(start));
     ReportStage stage;
     stage.pass = recipe.name;
     stage.kept = false;

@@ -15,7 +15,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-
 std::optional<double> judge(const Metric& metric, const Predictor& predict, const std::string& stage) {
   if (!metric) return std::nullopt;
   const at::NoGradGuard no_grad;

@@ -12,7 +12,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-
 /// One search.
 class Search {
  public:

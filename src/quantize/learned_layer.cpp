@@ -11,7 +11,6 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-
 // A plain sum of the layer's result and an activation.
 bool adds_residual(const Graph& graph, const FusedRegion& region) {
   if (region.residual == kNoValue) return false;
@@ -39,7 +38,8 @@ std::optional<LearnedLayer> learned_layer(const Model& original, const Model& mo
   // Directly behind the table: cut into groups, a row has several scales.
   if (layer.quantizer == kNoNode || layer.behind.front() != layer.quantizer) return std::nullopt;
   const auto& quantizer = graph.node(layer.quantizer);
-  if (quantizer.operand("axis").integer() != form->axis || !graph.is_own_weight(quantizer.input(1))) return std::nullopt;
+  if (quantizer.operand("axis").integer() != form->axis || !graph.is_own_weight(quantizer.input(1)))
+    return std::nullopt;
   if (!model.weight(quantizer.input(2)).eq(0).all().item<bool>()) return std::nullopt;
   layer.grid = {quantizer.operand("quant_min").integer().value_or(0),
                 quantizer.operand("quant_max").integer().value_or(0), true};

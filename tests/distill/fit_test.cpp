@@ -18,8 +18,8 @@ namespace {
 
 namespace nn = torch::nn;
 
-struct NetImpl : nn::Module {
-  explicit NetImpl(int64_t width)
+struct FittedNetImpl : nn::Module {
+  explicit FittedNetImpl(int64_t width)
       : first(register_module("first", nn::Linear(6, width))),
         norm(register_module("norm", nn::BatchNorm1d(width))),
         drop(register_module("drop", nn::Dropout(0.2))),
@@ -30,7 +30,7 @@ struct NetImpl : nn::Module {
   nn::Dropout drop;
   nn::Linear last;
 };
-TORCH_MODULE(Net);
+TORCH_MODULE(FittedNet);
 
 struct Data {
   torch::Tensor x, y;
@@ -45,7 +45,7 @@ Data make_data(int64_t rows = 64) {
 
 pare::Model make_model(int64_t width = 8, uint64_t seed = 1) {
   torch::manual_seed(seed);
-  Net net(width);
+  FittedNet net(width);
   auto model = pare::capture(net, torch::randn({2, 6}));
   model.detach_weights();
   return model;

@@ -17,8 +17,8 @@ namespace nn = torch::nn;
 using namespace pare::literals;
 
 // A classifier of noise; what judges it is its own answers on other noise.
-struct Fixture {
-  Fixture() {
+struct AutoFixture {
+  AutoFixture() {
     torch::manual_seed(5);
     net = nn::Sequential(nn::Conv2d(nn::Conv2dOptions(3, 32, 3).padding(1)), nn::BatchNorm2d(32), nn::ReLU(),
                          nn::Conv2d(nn::Conv2dOptions(32, 64, 3).stride(2)), nn::ReLU(), nn::AdaptiveAvgPool2d(1),
@@ -45,7 +45,7 @@ struct Fixture {
 }  // namespace
 
 TEST_CASE("auto stops at int8 where the budget is kept, and shows what less would cost", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   options.budget.max_drop = 10_pct;
   const auto found = pare::optimize(fixture.model, options);
@@ -73,7 +73,7 @@ TEST_CASE("auto stops at int8 where the budget is kept, and shows what less woul
 }
 
 TEST_CASE("auto mixes bits where int8 is too large to store", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   options.explore = 0;
   options.budget.max_drop = 60_pct;
@@ -89,7 +89,7 @@ TEST_CASE("auto mixes bits where int8 is too large to store", "[auto]") {
 }
 
 TEST_CASE("auto leaves layers float rather than break the budget", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   options.budget.max_drop = 0_pct;
   // Only what computes exactly as the original does is right.
@@ -108,7 +108,7 @@ TEST_CASE("auto leaves layers float rather than break the budget", "[auto]") {
 }
 
 TEST_CASE("a budget that cannot be reached gives the best reached and names what binds", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   options.explore = 0;
   options.budget.max_drop = 5_pct;
@@ -138,7 +138,7 @@ TEST_CASE("the interval of a drop is that of paired samples", "[auto]") {
 }
 
 TEST_CASE("bad input to auto is one clear error", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   const auto run = [&] { (void)pare::optimize(fixture.model, options); };
   SECTION("a drop that nothing judges") {
@@ -175,7 +175,7 @@ TEST_CASE("bad input to auto is one clear error", "[auto]") {
 }
 
 TEST_CASE("the report is one page that needs nothing else", "[auto]") {
-  const Fixture fixture;
+  const AutoFixture fixture;
   auto options = fixture.options();
   options.budget.max_drop = 10_pct;
   auto found = pare::optimize(fixture.model, options);

@@ -12,12 +12,12 @@ namespace {
 
 namespace nn = torch::nn;
 
-struct Net : nn::Module {
+struct DeadNet : nn::Module {
   nn::Conv2d first{nn::Conv2dOptions(3, 8, 3).padding(1).bias(false)};
   nn::BatchNorm2d norm{8};
   nn::Conv2d second{nn::Conv2dOptions(8, 6, 3).padding(1)};
   nn::Linear head{6, 4};
-  Net() {
+  DeadNet() {
     register_module("first", first);
     register_module("norm", norm);
     register_module("second", second);
@@ -29,7 +29,7 @@ struct Net : nn::Module {
   }
 };
 
-pare::Masks dying_masks(const Net& net) {
+pare::Masks dying_masks(const DeadNet& net) {
   pare::Masks masks;
   auto rows = torch::ones_like(net.first->weight, torch::kBool);
   rows[2].fill_(false);  // its batch norm makes a negative constant of it: silent
@@ -45,7 +45,7 @@ pare::Masks dying_masks(const Net& net) {
 
 TEST_CASE("channels that died under a mask leave, and the live module follows", "[pruner]") {
   torch::manual_seed(1);
-  Net net;
+  DeadNet net;
   {
     const torch::NoGradGuard no_grad;
     net.norm->bias[2] = -0.5;
@@ -70,7 +70,7 @@ TEST_CASE("channels that died under a mask leave, and the live module follows", 
 
 TEST_CASE("nothing leaves a model without dead channels, and bad options are refused", "[pruner]") {
   torch::manual_seed(1);
-  Net net;
+  DeadNet net;
   const auto model = pare::capture(net, torch::randn({2, 3, 6, 6}));
   const auto same = pare::apply(pare::DropDeadChannels{}, model);
   CHECK(same.model.weight("first.weight").size(0) == 8);

@@ -16,8 +16,8 @@ namespace {
 
 namespace nn = torch::nn;
 
-struct Net : nn::Module {
-  Net() {
+struct SparseNet : nn::Module {
+  SparseNet() {
     torch::manual_seed(1);
     first = register_module("first", nn::Conv2d(nn::Conv2dOptions(4, 16, 3).padding(1).bias(false)));
     norm = register_module("norm", nn::BatchNorm2d(16));
@@ -66,7 +66,7 @@ double error(const pare::Model& a, const pare::Model& b) {
 }  // namespace
 
 TEST_CASE("weights that stay make up for those that go", "[sparsifier]") {
-  Net net;
+  SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
   const auto untouched = net.second->weight.detach().clone();
   const auto ours = pare::apply(pare::Sparsifier{.sparsity = {0.7}}, model, {.calibration = batches()});
@@ -90,7 +90,7 @@ TEST_CASE("weights that stay make up for those that go", "[sparsifier]") {
 }
 
 TEST_CASE("every criterion reaches its sparsity, alone and with the weights solved anew", "[sparsifier]") {
-  Net net;
+  SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
   const auto check = [&](const auto& importance) {
     double errors[2];
@@ -115,7 +115,7 @@ TEST_CASE("every criterion reaches its sparsity, alone and with the weights solv
 }
 
 TEST_CASE("patterns: N of M and blocks along the input channels", "[sparsifier]") {
-  Net net;
+  SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
   const auto half = pare::apply(pare::Sparsifier{.pattern = pare::NofM{2, 4}}, model, {.calibration = batches()});
   const auto second = half.model.weight("second.weight");  // [16, 16, 3, 3]
@@ -133,7 +133,7 @@ TEST_CASE("patterns: N of M and blocks along the input channels", "[sparsifier]"
 }
 
 TEST_CASE("a sparser run goes on from a sparse model, and quantizing keeps the zeros", "[sparsifier]") {
-  Net net;
+  SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
   const auto some = pare::apply(pare::Sparsifier{.sparsity = {0.4}}, model, {.calibration = batches()});
   const auto more = pare::apply(pare::Sparsifier{.sparsity = {0.7}}, some.model, {.calibration = batches()});
@@ -149,7 +149,7 @@ TEST_CASE("a sparser run goes on from a sparse model, and quantizing keeps the z
 }
 
 TEST_CASE("what cannot be pruned as asked is refused, and nothing changes", "[sparsifier]") {
-  Net net;
+  SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
   const pare::ContextOptions context{.calibration = batches()};
   CHECK(raises("pare.prune.201", [&] { (void)pare::apply(pare::Sparsifier{.sparsity = {1.0}}, model, context); }));

@@ -3,6 +3,7 @@
 #include <ATen/core/ivalue.h>
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,7 +17,8 @@ using NodeOverride = std::function<bool(const Node&, std::vector<c10::IValue>& s
 
 /// Replays a graph call by call through the dispatcher: the reference execution, bit-identical to the module's forward.
 ///
-/// Prepared once for a graph: constants are boxed, values are released after their last use. Immutable, so any number
+/// Prepared once for a graph: constants are boxed, values are released after their last use, and without autograd an
+/// operator writes over a first operand that nothing else holds, as `relu_` in the module did. Immutable, so any number
 /// of threads may run it.
 class Interpreter {
  public:
@@ -33,6 +35,7 @@ class Interpreter {
 
  private:
   struct Step {
+    std::optional<c10::OperatorHandle> in_place = {};  // for a first operand that nothing needs afterwards
     std::vector<c10::IValue> constants;  // boxed operands; those that depend on values, dims or the mode are filled in
     std::vector<std::size_t> variable;   // the positions of those
     std::vector<ValueId> last_use;       // values released after this step

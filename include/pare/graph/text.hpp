@@ -20,8 +20,8 @@ PARE_NAMESPACE_BEGIN
 ///     }
 ///
 /// `# conv in conv` is the layer name and the module; `when training`, `barrier` and `guard 1` stand before it. Names
-/// that are no dotted paths stand in quotes. `dim batch = 3 from 2` refuses sizes below 2. Results are numbered in the order of the text, so graphs that make the
-/// same calls in the same order print the same.
+/// that are no dotted paths stand in quotes. `dim batch = 3 from 2` refuses sizes below 2. Results are numbered in the
+/// order of the text, so graphs that make the same calls in the same order print the same.
 [[nodiscard]] std::string print(const Graph& graph);
 
 /// The graph's text, below the notes of the Model as comment lines.

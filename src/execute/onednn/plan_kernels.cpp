@@ -217,6 +217,12 @@ void PlanBuilder::emit_linear(const ProgramStep& step) {
                        : dnnl::matmul::primitive_desc(cpu_engine(), source.layout, weights, layout, behind.attr, true);
   };
   auto description = describe(any_layout(weight_dims, weight_type));
+  // A head of few classes would be padded to a block of 64, several times its size.
+  constexpr double kMostPadding = 1.25;
+  const desc unpadded(weight_dims, weight_type, row_major_strides(weight_dims));
+  if (static_cast<double>(description.weights_desc().get_size()) >
+      kMostPadding * static_cast<double>(unpadded.get_size()))
+    if (const auto plain = describe(unpadded); plain && !is_slow(plain.impl_info_str())) description = plain;
   for (const auto& existing : step.weights->layouts()) {
     if (existing == description.weights_desc() || existing.get_data_type() != weight_type) continue;
     const auto shared = describe(existing);
