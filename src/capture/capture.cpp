@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 
@@ -75,20 +76,38 @@ class Session {
     return assemble_with(nullptr);
   }
 
-  // One trace at each corner of the varying dims. Only the first of a mode computes; the others look at shapes.
+  // One trace at each corner of the varying dims. Shapes alone tell what most modules do, and the verification runs
+  // them for real; a forward that reads values, or that refuses what it finds in memory, gets them.
   SymbolicTrace record_mode(bool real_first) {
-    std::vector<Trace> traces;
-    for (std::size_t corner = 0; corner < samples_.corners(); ++corner) {
-      auto recorder = record(samples_.at(corner), corner > 0 || !real_first, false);
-      traces.push_back(std::move(recorder->trace()));
+    if (options_.verify) {
+      try {
+        const auto traces = record_corners(Computation::Shapes, Computation::Shapes);
+        if (std::ranges::none_of(traces, reads_values)) return align(traces);
+      } catch (const Error&) {  // told by the next recording, if it is the module's own
+      }
     }
+    return align(record_corners(real_first ? Computation::Values : Computation::Zeros, Computation::Zeros));
+  }
+
+  std::vector<Trace> record_corners(Computation first, Computation others) {
+    std::vector<Trace> traces;
+    for (std::size_t corner = 0; corner < samples_.corners(); ++corner)
+      traces.push_back(std::move(record(samples_.at(corner), corner == 0 ? first : others, false)->trace()));
+    return traces;
+  }
+
+  static bool reads_values(const Trace& trace) {
+    return std::ranges::any_of(trace.calls, [](const Trace::Call& call) { return !call.guard.isNone(); });
+  }
+
+  SymbolicTrace align(const std::vector<Trace>& traces) const {
     std::vector<const Trace*> pointers;
     for (const auto& trace : traces) pointers.push_back(&trace);
     return align_sizes(pointers, samples_.dims());
   }
 
-  std::shared_ptr<Recorder> record(const std::vector<at::Tensor>& inputs, bool shapes_only, bool snapshots) {
-    auto recorder = std::make_shared<Recorder>(tensors_, shapes_only);
+  std::shared_ptr<Recorder> record(const std::vector<at::Tensor>& inputs, Computation computation, bool snapshots) {
+    auto recorder = std::make_shared<Recorder>(tensors_, computation);
     if (snapshots) recorder->keep_snapshots();
     for (const auto& input : inputs) recorder->add_input(input);
     std::vector<at::Tensor> outputs;
@@ -174,7 +193,7 @@ class Session {
   // Runs both once more and names the first call whose result differs.
   std::string locate(const Assembled& assembled, const std::vector<at::Tensor>& inputs) {
     state_.seed();
-    const auto recorder = record(inputs, false, true);
+    const auto recorder = record(inputs, Computation::Values, true);
     std::vector<at::Tensor> replayed(assembled.model.graph().value_count());
     try {
       state_.seed();

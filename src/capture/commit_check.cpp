@@ -86,7 +86,7 @@ class Check {
   }
 
   std::string first_difference(const Tensors& inputs) {
-    auto recorder = std::make_shared<Recorder>(module_tensors(module_), /*shapes_only=*/false);
+    auto recorder = std::make_shared<Recorder>(module_tensors(module_), Computation::Values);
     recorder->keep_snapshots();
     for (const auto& input : inputs) recorder->add_input(input);
     state_.set_training(false);

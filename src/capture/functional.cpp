@@ -70,7 +70,7 @@ constexpr std::array<std::string_view, 16> kReshapes{
     "aten::_unsafe_view", "aten::dropout",    "aten::_reshape_alias", "aten::ravel"};
 
 // Costly at capture's sizes, and nothing but their shapes matters to it.
-constexpr std::array<std::string_view, 26> kCostly{"aten::conv1d",
+constexpr std::array<std::string_view, 29> kCostly{"aten::conv1d",
                                                    "aten::conv2d",
                                                    "aten::conv3d",
                                                    "aten::convolution",
@@ -85,17 +85,32 @@ constexpr std::array<std::string_view, 26> kCostly{"aten::conv1d",
                                                    "aten::bmm",
                                                    "aten::baddbmm",
                                                    "aten::einsum",
-                                                   "aten::batch_norm",
                                                    "aten::max_pool2d",
                                                    "aten::avg_pool2d",
-                                                   "aten::relu",
-                                                   "aten::hardtanh",
-                                                   "aten::layer_norm",
+                                                   "aten::adaptive_avg_pool2d",
                                                    "aten::lstm",
                                                    "aten::gru",
                                                    "aten::softmax",
-                                                   "aten::gelu",
+                                                   "aten::add",
+                                                   "aten::sub",
+                                                   "aten::mul",
+                                                   "aten::div",
+                                                   "aten::cat",
+                                                   "aten::mean",
+                                                   "aten::layer_norm",
                                                    "aten::scaled_dot_product_attention"};
+
+// Of these, and of their in-place forms, the result is like the first argument.
+constexpr std::array<std::string_view, 13> kShapeKeeping{
+    "aten::batch_norm", "aten::relu",    "aten::relu6",        "aten::hardtanh",  "aten::gelu",
+    "aten::silu",       "aten::sigmoid", "aten::tanh",         "aten::hardswish", "aten::hardsigmoid",
+    "aten::leaky_relu", "aten::elu",     "aten::instance_norm"};
+
+bool keeps_shape(std::string_view base, bool& in_place) {
+  in_place = base.ends_with('_');
+  if (in_place) base.remove_suffix(1);
+  return contains(kShapeKeeping, base);
+}
 
 c10::IValue to_meta(const c10::IValue& value, std::optional<c10::Device>& device) {
   const auto meta = [&](const at::Tensor& tensor) {
@@ -201,24 +216,36 @@ std::optional<InverseView> inverse_view(const Op& op, const std::vector<Operand>
   return std::nullopt;
 }
 
-bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count) {
-  if (!contains(kCostly, Op(handle).base())) return false;
+bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count, bool zeros) {
+  const auto base = Op(handle).base();
   const at::NoGradGuard no_grad;
-  std::optional<c10::Device> device;
-  torch::jit::Stack meta;
-  for (std::size_t i = stack.size() - count; i < stack.size(); ++i) meta.push_back(to_meta(stack[i], device));
-  try {
-    handle.callBoxed(&meta);
-  } catch (const c10::Error&) {
-    return false;  // no meta kernel: run it
-  }
-  for (auto& value : meta) {
-    if (!value.isTensor()) return false;
-    if (value.toTensor().defined())
-      value = at::zeros(value.toTensor().sizes(), value.toTensor().options().device(*device));
+  const auto fresh = [&](const at::Tensor& like, c10::Device device) {
+    const auto options = like.options().device(device);
+    const auto result = at::empty_strided(like.sizes(), like.strides(), options);
+    return zeros ? result.zero_() : result;
+  };
+  torch::jit::Stack results;
+  if (bool in_place = false; keeps_shape(base, in_place)) {
+    const auto& first = stack[stack.size() - count];
+    if (!first.isTensor() || !first.toTensor().is_floating_point()) return false;
+    results.emplace_back(in_place ? first.toTensor() : fresh(first.toTensor(), first.toTensor().device()));
+  } else if (contains(kCostly, base)) {
+    std::optional<c10::Device> device;
+    for (std::size_t i = stack.size() - count; i < stack.size(); ++i) results.push_back(to_meta(stack[i], device));
+    try {
+      handle.callBoxed(&results);
+    } catch (const c10::Error&) {
+      return false;  // no meta kernel: run it
+    }
+    for (auto& value : results) {
+      if (!value.isTensor() || (value.toTensor().defined() && !value.toTensor().is_floating_point())) return false;
+      if (value.toTensor().defined()) value = fresh(value.toTensor(), *device);
+    }
+  } else {
+    return false;
   }
   stack.erase(stack.end() - static_cast<std::ptrdiff_t>(count), stack.end());
-  for (auto& value : meta) stack.push_back(std::move(value));
+  for (auto& value : results) stack.push_back(std::move(value));
   return true;
 }
 

@@ -78,7 +78,7 @@ bool is_untouched(const at::Tensor& tensor) {
 
 }  // namespace
 
-Recorder::Recorder(const ModuleTensors& tensors, bool shapes_only) : shapes_only_(shapes_only) {
+Recorder::Recorder(const ModuleTensors& tensors, Computation computation) : computation_(computation) {
   for (const auto& entry : tensors.entries) {
     weights_.emplace(entry.tensor.unsafeGetTensorImpl(), entry.path);
     module_tensors_.push_back(entry.tensor);
@@ -312,7 +312,8 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
 }
 
 void Recorder::execute(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count) {
-  if (shapes_only_ && shape_only_call(handle, stack, count)) return;
+  if (computation_ != Computation::Values && shape_only_call(handle, stack, count, computation_ == Computation::Zeros))
+    return;
   handle.callBoxed(&stack);
 }
 

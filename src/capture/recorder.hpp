@@ -21,14 +21,21 @@ struct ModuleTensors {
   std::vector<Entry> entries;
 };
 
+/// What a recording computes. Results that are not computed have the right shape; expensive ops are convolutions,
+/// products, recurrent layers, norms, activations and sums.
+enum class Computation : std::uint8_t {
+  Values,  ///< everything
+  Zeros,   ///< zeros for the results of expensive ops
+  Shapes,  ///< whatever memory holds for the results of expensive ops: it is not even touched
+};
+
 /// Records a forward as a `Trace`: identifies tensors, turns in-place writes and writes through views into SSA values,
 /// and stops at values that the forward reads out of tensors.
 ///
-/// With `shapes_only`, expensive ops (convolutions, products, recurrent layers, batch norms) are not computed: their
-/// results are zeros of the right shape. That is how capture looks at further sizes and at training mode cheaply.
+/// What is not computed (`Computation`) makes looking at further sizes and at training mode cheap.
 class Recorder : public Interceptor {
  public:
-  Recorder(const ModuleTensors& tensors, bool shapes_only);
+  Recorder(const ModuleTensors& tensors, Computation computation);
 
   ValueId add_input(const at::Tensor& tensor);
   void add_output(const at::Tensor& tensor);
@@ -92,7 +99,7 @@ class Recorder : public Interceptor {
   std::vector<at::Tensor> keep_alive_;
   std::vector<at::Tensor> value_tensors_;
   Trace trace_;
-  bool shapes_only_;
+  Computation computation_;
   bool snapshots_ = false;
 };
 
