@@ -70,15 +70,7 @@ constexpr std::array<std::string_view, 16> kReshapes{
     "aten::_unsafe_view", "aten::dropout",    "aten::_reshape_alias", "aten::ravel"};
 
 // Costly at capture's sizes, and nothing but their shapes matters to it.
-constexpr std::array<std::string_view, 29> kCostly{"aten::conv1d",
-                                                   "aten::conv2d",
-                                                   "aten::conv3d",
-                                                   "aten::convolution",
-                                                   "aten::_convolution",
-                                                   "aten::conv_transpose1d",
-                                                   "aten::conv_transpose2d",
-                                                   "aten::conv_transpose3d",
-                                                   "aten::linear",
+constexpr std::array<std::string_view, 21> kCostly{"aten::linear",
                                                    "aten::addmm",
                                                    "aten::mm",
                                                    "aten::matmul",
@@ -99,6 +91,32 @@ constexpr std::array<std::string_view, 29> kCostly{"aten::conv1d",
                                                    "aten::mean",
                                                    "aten::layer_norm",
                                                    "aten::scaled_dot_product_attention"};
+
+// LibTorch has no meta kernel of a convolution.
+constexpr std::array<std::string_view, 3> kConvolutions{"aten::conv1d", "aten::conv2d", "aten::conv3d"};
+
+// `[N, O, spatial…]` of `(input, weight, bias, stride, padding, dilation, groups)`; empty for what has another form:
+// no batch, padding by name, or sizes that the kernel itself shall refuse.
+std::vector<std::int64_t> convolution_sizes(at::ArrayRef<c10::IValue> arguments) {
+  const auto is_list = [&](std::size_t at) { return arguments[at].isIntList() || arguments[at].isSymIntList(); };
+  if (arguments.size() < 7 || !is_list(3) || !is_list(4) || !is_list(5)) return {};
+  const auto &input = arguments[0].toTensor(), &weight = arguments[1].toTensor();
+  if (input.dim() != weight.dim() || input.dim() < 3 || !input.is_floating_point() ||
+      input.scalar_type() != weight.scalar_type() || input.size(1) != weight.size(1) * arguments[6].toInt())
+    return {};
+  const auto entry = [&](std::size_t at, std::size_t d) {
+    const auto list = arguments[at].toDimVector();
+    return list[list.size() == 1 ? 0 : d];
+  };
+  std::vector<std::int64_t> sizes{input.size(0), weight.size(0)};
+  for (std::size_t d = 0; d + 2 < static_cast<std::size_t>(input.dim()); ++d) {
+    const auto axis = static_cast<std::int64_t>(d) + 2;
+    const auto room = input.size(axis) + 2 * entry(4, d) - entry(5, d) * (weight.size(axis) - 1) - 1;
+    if (room < 0 || entry(3, d) < 1) return {};
+    sizes.push_back(room / entry(3, d) + 1);
+  }
+  return sizes;
+}
 
 // Of these, and of their in-place forms, the result is like the first argument.
 constexpr std::array<std::string_view, 13> kShapeKeeping{
@@ -229,6 +247,12 @@ bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack
     const auto& first = stack[stack.size() - count];
     if (!first.isTensor() || !first.toTensor().is_floating_point()) return false;
     results.emplace_back(in_place ? first.toTensor() : fresh(first.toTensor(), first.toTensor().device()));
+  } else if (contains(kConvolutions, base)) {
+    const auto arguments = torch::jit::last(stack, count);
+    const auto sizes = convolution_sizes(arguments);
+    if (sizes.empty()) return false;
+    const auto& input = arguments[0].toTensor();
+    results.emplace_back(zeros ? at::zeros(sizes, input.options()) : at::empty(sizes, input.options()));
   } else if (contains(kCostly, base)) {
     std::optional<c10::Device> device;
     for (std::size_t i = stack.size() - count; i < stack.size(); ++i) results.push_back(to_meta(stack[i], device));

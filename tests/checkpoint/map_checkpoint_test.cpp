@@ -37,7 +37,7 @@ Saved save(const std::string& name, const std::string& path, const pare::Quantiz
   return {std::move(model), bundle.example(3)};
 }
 
-pare::Quantizer<> quick(int bits = 8, pare::Granularity granularity = pare::PerChannel{}) {
+pare::Quantizer<> nearest(int bits = 8, pare::Granularity granularity = pare::PerChannel{}) {
   return {.weights = {bits},
           .granularity = granularity,
           .rounding = pare::Rounding::Nearest,
@@ -73,7 +73,7 @@ TEST_CASE("mapped models compute and compile to the same, from the file's own pa
   const pare::CompileOptions options{.threads = 1, .tune = false};
   for (const auto* name : {"resnet20", "lstm", "two_tower", "unet", "transformer"}) {
     DYNAMIC_SECTION(name) {
-      const auto saved = save(name, path, quick());
+      const auto saved = save(name, path, nearest());
       const auto mapped = pare::map_checkpoint(path);
       check_same(saved.model.run(saved.inputs), mapped.run(saved.inputs));
       const auto expected = pare::compile(pare::load_checkpoint(path), options);
@@ -104,7 +104,7 @@ TEST_CASE("int4 weights are spread to bytes, never to numbers", "[checkpoint]") 
   for (const pare::Granularity granularity :
        {pare::Granularity(pare::PerChannel{}), pare::Granularity(pare::PerGroup{32}),
         pare::Granularity(pare::PerTensor{})}) {
-    const auto saved = save("mlp", path, quick(4, granularity));
+    const auto saved = save("mlp", path, nearest(4, granularity));
     const auto mapped = pare::map_checkpoint(path);
     CHECK(mapped.weight("layers.0.weight").scalar_type() == torch::kChar);
     CHECK(mapped.weight("layers.0.weight").min().item<int>() < 0);
@@ -119,11 +119,11 @@ TEST_CASE("what is mapped neither changes its file nor is changed by a later one
   const torch::NoGradGuard no_grad;
   const ScratchFolder folder;
   const auto path = folder.file("net.pare");
-  const auto saved = save("mlp", path, quick());
+  const auto saved = save("mlp", path, nearest());
   const auto whole = contents(path);
   const auto mapped = pare::map_checkpoint(path);
   const auto expected = mapped.run(saved.inputs);
-  static_cast<void>(save("lenet", path, quick()));
+  static_cast<void>(save("lenet", path, nearest()));
   check_same(expected, mapped.run(saved.inputs));
 
   std::ofstream(path, std::ios::binary | std::ios::trunc) << whole;
@@ -140,7 +140,7 @@ TEST_CASE("damage to a file that is mapped is an error", "[checkpoint]") {
   const auto load = [&](bool check) { static_cast<void>(pare::map_checkpoint(path, {.check_weights = check})); };
   CHECK(raises("pare.checkpoint.101", [&] { load(false); }));
   CHECK(raises("pare.checkpoint.101", [&] { static_cast<void>(pare::map_checkpoint(folder.path().string())); }));
-  static_cast<void>(save("digits_mlp", path, quick()));
+  static_cast<void>(save("digits_mlp", path, nearest()));
   const auto whole = contents(path);
   const auto write = [&](const std::string& bytes) {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;

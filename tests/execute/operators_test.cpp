@@ -89,6 +89,16 @@ std::vector<Case> cases() {
            return d(torch::hardswish(b(w)));
          };
        }},
+      {"a sum with the convolution's own input, made outside oneDNN",
+       {12, 9, 9},
+       [](Net& net) -> Forward {
+         auto a = net.add("a", nn::Conv2d(nn::Conv2dOptions(12, 12, 3).padding(1)));
+         auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(12, 12, 3).padding(1)));
+         return [=](const Tensor& x) mutable {
+           auto y = torch::sin(a(x));
+           return torch::relu(b(y) + y);
+         };
+       }},
       {"hardtanh around an offset grid",
        {8, 6, 6},
        [](Net& net) -> Forward {
@@ -224,6 +234,14 @@ TEST_CASE("several sizes may vary", "[execute]") {
       const auto x = torch::randn({batch, length, 20});
       CHECK(pare::sqnr_db(built.net->forward(x), compiled(x)) > 100.0);
     }
+}
+
+TEST_CASE("activations of few bits compute what the simulation does", "[execute]") {
+  const torch::NoGradGuard no_grad;
+  const auto built = build(named(cases(), "residual"));
+  const auto simulated = quantize(built, pare::Quantizer{.activations = {3}});
+  const auto x = built.example(3);
+  CHECK(pare::sqnr_db(simulated(x), pare::compile(simulated, {})(x)) > 60.0);
 }
 
 TEST_CASE("inputs may lie in memory as they like, and results are the caller's own", "[execute]") {

@@ -146,7 +146,9 @@ void PlanBuilder::add_residual(const ProgramStep& step, Epilogue& epilogue, dnnl
   } else {
     residual = in_layout(step.residual, with_type(layout, want));
   }
-  const bool shares = std::ranges::any_of(sources, [&](const Stored& one) { return one.buffer == residual.buffer; });
+  // A kernel may read the very value that it adds, then or after a reorder into the same memory.
+  const bool shares = std::ranges::find(step.inputs, step.residual) != step.inputs.end() ||
+                      std::ranges::any_of(sources, [&](const Stored& one) { return one.buffer == residual.buffer; });
   const bool in_place = residual.layout.get_size() == layout.get_size() && residual.offset == 0 && !shares &&
                         is_last_use(residual.buffer, step.residual);
   if (integers && folds_result(step, type) && step.weights && step.weights->sums().defined()) {
