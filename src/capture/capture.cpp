@@ -82,7 +82,7 @@ class Session {
     if (options_.verify) {
       try {
         const auto traces = record_corners(Computation::Shapes, Computation::Shapes);
-        if (std::ranges::none_of(traces, reads_values)) return align(traces);
+        if (std::ranges::none_of(traces, &Trace::reads_values)) return align(traces);
       } catch (const Error&) {  // told by the next recording, if it is the module's own
       }
     }
@@ -94,10 +94,6 @@ class Session {
     for (std::size_t corner = 0; corner < samples_.corners(); ++corner)
       traces.push_back(std::move(record(samples_.at(corner), corner == 0 ? first : others, false)->trace()));
     return traces;
-  }
-
-  static bool reads_values(const Trace& trace) {
-    return std::ranges::any_of(trace.calls, [](const Trace::Call& call) { return !call.guard.isNone(); });
   }
 
   SymbolicTrace align(const std::vector<Trace>& traces) const {

@@ -275,6 +275,8 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   const auto& schema = handle.schema();
   const auto count = schema.arguments().size();
   const Op op(handle);
+  trace_.reads_values |=
+      reads_values(op) || handle.hasTag(at::Tag::data_dependent_output) || handle.hasTag(at::Tag::dynamic_output_shape);
   const auto arguments = tensors_in(stack, count);
   keep_alive_.insert(keep_alive_.end(), arguments.begin(), arguments.end());
 

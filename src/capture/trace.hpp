@@ -34,6 +34,7 @@ struct Trace {
 
   std::vector<Value> values;
   std::vector<Call> calls;
+  bool reads_values = false;  ///< values of tensors may have decided which calls were made, or their shapes
   std::vector<ValueId> outputs;
 
   /// Nearest module path at or before a call, for messages: the owner of the last weight read.
