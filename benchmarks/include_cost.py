@@ -23,7 +23,7 @@ def compiler_call(build: Path) -> list[str]:
     """The flags that the build gives a benchmark, without launcher, precompiled header, input and output."""
     database = subprocess.run(["ninja", "-C", build, "-t", "compdb"], check=True, capture_output=True, text=True)
     entry = next(e for e in json.loads(database.stdout)
-                 if e["file"].endswith("capture_benchmark.cpp") and " -c " in e["command"])
+                 if "capture_benchmark.dir" in e["command"] and " -c " in e["command"])
     words = [word for word in shlex.split(entry["command"]) if Path(word).name != "ccache"]
     call: list[str] = []
     skip = False
