@@ -1,7 +1,5 @@
 #pragma once
 
-#include <ATen/core/stack.h>
-
 #include <optional>
 #include <vector>
 
@@ -30,9 +28,5 @@ struct InverseView {
 /// For a view op with its operands over a base of the given sizes; empty when the view has no inverse (`expand`).
 std::optional<InverseView> inverse_view(const Op& op, const std::vector<Operand>& operands, at::IntArrayRef base_sizes,
                                         std::size_t position);
-
-/// Replaces a costly op by results of the shapes that its meta kernel says: zeros, or memory as it is.
-/// @return false when the op is not one of those, or has a result that is no floating tensor (it may be an index)
-bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count, bool zeros);
 
 PARE_NAMESPACE_END

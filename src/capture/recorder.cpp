@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "capture/functional.hpp"
+#include "graph/shape_only_call.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 
+#include "graph/shape_only_call.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -17,17 +19,34 @@ std::vector<std::int64_t> all_units(const std::vector<Choice>& choices) {
   return units;
 }
 
-void check_run(const Model& trial, const Batch& inputs) {
-  const auto dims = Interpreter::bind_dims(trial.graph(), inputs);
-  static_cast<void>(trial.run(inputs, [&](ValueId value, const at::Tensor& tensor) {
+// Every value must have the shape it was predicted to have.
+void check_run(const Model& trial, const Batch& inputs, const NodeOverride& compute = {}) {
+  const at::NoGradGuard no_grad;
+  const auto& graph = trial.graph();
+  const auto dims = Interpreter::bind_dims(graph, inputs);
+  const auto check = [&](ValueId value, const at::Tensor& tensor) {
     if (!tensor.defined()) return;
-    const auto& type = trial.graph().value(value).type;
+    const auto& type = graph.value(value).type;
     for (std::size_t axis = 0; axis < type.rank() && static_cast<std::int64_t>(type.rank()) == tensor.dim(); ++axis)
       if (const auto expected = type.sizes[axis].evaluate(dims);
           expected != tensor.size(static_cast<std::int64_t>(axis)))
         fail("pare.prune.108", "", "an axis has {} entries where {} were predicted",
              tensor.size(static_cast<std::int64_t>(axis)), expected);
-  }));
+  };
+  static_cast<void>(Interpreter(graph).run(graph, trial.weights(), trial.is_training(), inputs, check, compute));
+}
+
+bool only_shapes(const Node& node, std::vector<c10::IValue>& stack) {
+  return shape_only_call(node.op.handle(), stack, stack.size(), false);
+}
+
+// What a removal changes besides weights.
+void edit_graph(Rewriter& rewriter, const Removal& removal) {
+  for (const auto& constant : removal.constants)
+    rewriter.set_operand(constant.node, constant.position, constant.operand);
+  for (const auto& replacement : removal.replacements)
+    rewriter.replace(replacement.node, replacement.op, replacement.operands);
+  for (const auto& type : removal.types) rewriter.set_type(type.value, type.type);
 }
 
 }  // namespace
@@ -48,11 +67,7 @@ Batch made_up_inputs(const Model& model) {
 
 void apply_removal(Rewriter& rewriter, const Removal& removal) {
   for (const auto& weight : removal.weights) rewriter.narrow(weight.path, weight.dim, weight.kept);
-  for (const auto& constant : removal.constants)
-    rewriter.set_operand(constant.node, constant.position, constant.operand);
-  for (const auto& replacement : removal.replacements)
-    rewriter.replace(replacement.node, replacement.op, replacement.operands);
-  for (const auto& type : removal.types) rewriter.set_type(type.value, type.type);
+  edit_graph(rewriter, removal);
 }
 
 Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs)
@@ -75,14 +90,16 @@ std::optional<Removal> Chooser::plan(const std::vector<std::int64_t>& units, std
   }
 }
 
-// Runs the model that a removal leaves. Where a view refuses the strides it is given now (one head left of several
+// Runs the model that a removal leaves, by shapes alone where every operator can work without numbers; otherwise, and
+// before anything is refused, for real. Where a view refuses the strides it is given now (one head left of several
 // makes a transpose a mere renaming), it becomes a reshape. @return false when the removal was changed so
 bool Chooser::checked(Removal& removal) const {
+  if (has_shapes(removal)) return true;
   auto trial = model_;
   Rewriter rewriter(trial);
   apply_removal(rewriter, removal);
   try {
-    check(trial);
+    check_run(trial, inputs_);
     return true;
   } catch (const Error& error) {
     const auto id = trial.graph().find(error.path());
@@ -92,18 +109,23 @@ bool Chooser::checked(Removal& removal) const {
   }
 }
 
-// Runs it: every value must have the shape it was predicted to have. Shapes alone are enough where every operator can
-// work without numbers; otherwise, and before anything is refused, the model runs for real.
-void Chooser::check(const Model& trial) const {
-  const at::NoGradGuard no_grad;
+bool Chooser::has_shapes(const Removal& removal) const {
+  std::map<std::string, std::vector<std::int64_t>> sizes;
+  for (const auto& [path, weight] : model_.weights()) sizes.emplace(path, weight.tensor.sizes().vec());
+  for (const auto& weight : removal.weights)
+    sizes.at(weight.path)[static_cast<std::size_t>(weight.dim)] = static_cast<std::int64_t>(weight.kept.size());
   try {
-    auto shapes = trial;
+    auto trial = model_;
     Batch inputs;
-    for (const auto& [path, weight] : trial.weights()) shapes.set_weight(path, weight.tensor.detach().to(at::kMeta));
+    for (const auto& [path, weight] : model_.weights())
+      trial.set_weight(path, at::empty(sizes.at(path), weight.tensor.options().device(at::kMeta)));
     for (const auto& input : inputs_) inputs.push_back(input.to(at::kMeta));
-    check_run(shapes, inputs);
+    Rewriter rewriter(trial);
+    edit_graph(rewriter, removal);
+    check_run(trial, inputs, only_shapes);
+    return true;
   } catch (const std::exception&) {
-    check_run(trial, inputs_);
+    return false;
   }
 }
 

@@ -45,7 +45,7 @@ class Chooser {
  private:
   [[nodiscard]] std::optional<Removal> plan(const std::vector<std::int64_t>& units, std::string& why) const;
   [[nodiscard]] bool checked(Removal& removal) const;
-  void check(const Model& trial) const;
+  [[nodiscard]] bool has_shapes(const Removal& removal) const;
 
   const Model& model_;
   const ChannelGroups& groups_;

@@ -20,12 +20,15 @@ namespace {
 
 bool is_matrix(const SliceView& view) { return view.slice.produces || view.slice.consumes; }
 
-at::Tensor squares(const SliceView& view) { return is_matrix(view) ? view.weight.square().sum(1) : at::Tensor(); }
+// Through norms, which need no memory for the squares themselves.
+at::Tensor squares(const SliceView& view) {
+  return is_matrix(view) ? at::linalg_vector_norm(view.weight, 2, 1).to(at::kDouble).square() : at::Tensor();
+}
 
 }  // namespace
 
 at::Tensor L1::operator()(const SliceView& view) const {
-  return is_matrix(view) ? view.weight.abs().sum(1) : at::Tensor();
+  return is_matrix(view) ? at::linalg_vector_norm(view.weight, 1, 1) : at::Tensor();
 }
 at::Tensor L2::operator()(const SliceView& view) const { return squares(view); }
 at::Tensor LeastSquares::operator()(const SliceView& view) const { return squares(view); }

@@ -12,12 +12,23 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
+// Whether a slice is its whole axis, an entry a unit.
+bool is_whole(const ChannelGroup::Slice& slice) {
+  if (static_cast<std::int64_t>(slice.indices.size()) != slice.count) return false;
+  for (std::size_t u = 0; u < slice.indices.size(); ++u)
+    if (slice.indices[u].size() != 1 || slice.indices[u][0] != static_cast<std::int64_t>(u)) return false;
+  return true;
+}
+
 // The numbers of a tensor that go with each unit: [units, entries].
 at::Tensor gathered(const at::Tensor& tensor, const ChannelGroup::Slice& slice) {
-  std::vector<std::int64_t> flat;
-  for (const auto& unit : slice.indices) flat.insert(flat.end(), unit.begin(), unit.end());
-  const auto rows =
-      tensor.detach().to(at::kCPU, at::kDouble).movedim(slice.dim, 0).index_select(0, at::tensor(flat, at::kLong));
+  const auto type = tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto rows = tensor.detach().to(at::kCPU, type).movedim(slice.dim, 0);
+  if (!is_whole(slice)) {
+    std::vector<std::int64_t> flat;
+    for (const auto& unit : slice.indices) flat.insert(flat.end(), unit.begin(), unit.end());
+    rows = rows.index_select(0, at::tensor(flat, at::kLong));
+  }
   return rows.reshape({static_cast<std::int64_t>(slice.indices.size()), -1});
 }
 
@@ -59,11 +70,12 @@ class Scorer {
     } else {
       scores = scores / (mean > 0 ? mean : 1.0);
     }
-    const auto [sorted, order] = scores.contiguous().sort(/*stable=*/true, 0, /*descending=*/false);
-    for (std::int64_t i = 0; i < order.size(0); ++i) {
-      candidate.order.push_back(group.units[static_cast<std::size_t>(order[i].item<std::int64_t>())]);
-      candidate.scores.push_back(sorted[i].item<double>());
-    }
+    const auto [sorted, order] = scores.to(at::kDouble).contiguous().sort(/*stable=*/true, 0, /*descending=*/false);
+    const auto* units = order.const_data_ptr<std::int64_t>();
+    const auto* values = sorted.const_data_ptr<double>();
+    candidate.scores.assign(values, values + sorted.numel());
+    for (std::int64_t i = 0; i < order.numel(); ++i)
+      candidate.order.push_back(group.units[static_cast<std::size_t>(units[i])]);
     return candidate;
   }
 
@@ -102,7 +114,7 @@ class Scorer {
     if (scores.empty()) {  // nothing the criterion can look at: weights speak for themselves
       for (const auto& slice : group.slices)
         if (slice.produces || slice.consumes)
-          scores.push_back(gathered(model_.weight(slice.path), slice).square().sum(1));
+          scores.push_back(gathered(model_.weight(slice.path), slice).square().sum(1).to(at::kDouble));
     }
     const auto all = at::stack(scores);
     return settings_.aggregation ? settings_.aggregation(all) : all.sum(0);

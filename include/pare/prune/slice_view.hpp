@@ -6,13 +6,14 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// What a criterion sees of a group: one axis of one weight. Row u of each tensor belongs to unit u.
+/// What a criterion sees of a group: one axis of one weight. Row u of each tensor belongs to unit u. Numbers are float,
+/// or double where the weight is.
 struct SliceView {
   const ChannelGroup::Slice& slice;  ///< which axis of which weight, and on which side of its layer
-  at::Tensor weight;                 ///< `[units, entries]` double: the numbers that go with each unit
-  at::Tensor gradient = {};          ///< `[units, entries]` double, mean over calibration; only for `Need::Gradient`
-  at::Tensor squared_gradient = {};  ///< `[units, entries]` double, mean of squares; only for `Need::Gradient`
-  // Of the activations that the layer reads from each unit: `[units]` double, only for inputs of layers and
+  at::Tensor weight;                 ///< `[units, entries]`: the numbers that go with each unit
+  at::Tensor gradient = {};          ///< `[units, entries]`, mean over calibration; only for `Need::Gradient`
+  at::Tensor squared_gradient = {};  ///< `[units, entries]`, mean of squares; only for `Need::Gradient`
+  // Of the activations that the layer reads from each unit: `[units]`, only for inputs of layers and
   // `Need::Activations`; undefined elsewhere.
   at::Tensor activation_square = {};  ///< mean square
   at::Tensor activation_mean = {};    ///< mean magnitude
