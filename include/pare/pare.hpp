@@ -5,6 +5,7 @@
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/latency.hpp"
+#include "pare/analysis/layer_latency.hpp"
 #include "pare/analysis/sensitivity.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
@@ -81,4 +82,5 @@
 #include "pare/quantize/quantization_aware_training.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "pare/quantize/simulation.hpp"
+#include "pare/quantize/sketch.hpp"
 #include "pare/quantize/smooth_quant.hpp"

@@ -61,14 +61,20 @@ class ProbedRun {
   }
 
  private:
-  static at::Tensor mixed_in(const Probe& probe, const Node& node, const std::vector<std::int64_t>& dims,
-                             const at::Tensor& result, const std::function<at::Tensor(ValueId)>& find) {
+  at::Tensor mixed_in(const Probe& probe, const Node& node, const std::vector<std::int64_t>& dims,
+                      const at::Tensor& result, const std::function<at::Tensor(ValueId)>& find) const {
     at::Tensor difference;
     {
       const at::NoGradGuard no_grad;
       const auto changed = Interpreter::call(node, dims, false, [&](ValueId value) {
         const auto other = probe.values->find(index(value));
-        return other == probe.values->end() ? find(value).detach() : other->second;
+        if (other != probe.values->end()) return other->second;
+        // A switch that the change turns on: the layer reads the float value.
+        const auto* producer = model_.graph().producer(value);
+        const bool switched = producer && producer->is("aten::where.self") &&
+                              probe.values->contains(index(producer->input(0))) &&
+                              probe.values->at(index(producer->input(0))).item<bool>();
+        return find(switched ? producer->input(1) : value).detach();
       });
       difference = changed[0] - result.detach();
     }
@@ -140,6 +146,8 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
       fail("pare.analysis.107", layer.name, "the gradient is not finite with this layer from the variant {}",
            variants_[probes[i].variant]);
   }
+  // A run for the time of one, the probed run, each variant's layers once more, and the draws' passes back.
+  work_ = 2.0 + static_cast<double>(variants_.size()) + 2.0 * options.draws;
   evaluations_ = seconds_since(start) / std::max(once, 1e-9);
 }
 

@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 
+#include "pare/analysis/float_switches.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -28,6 +30,23 @@ at::Tensor effective_weight(const Model& model, const FusedRegion& region) {
     known[node.output()] = Interpreter::call(node, {}, false, find).at(0);
   }
   return find(read_weight(model.graph(), region));
+}
+
+bool is_quantized(const Graph& graph, const FusedRegion& region) {
+  return std::ranges::any_of(region.weight_nodes,
+                             [&](NodeId id) { return family_of(graph.node(id).op) == OpFamily::FakeQuantize; });
+}
+
+// The switches that stand before a layer's inputs (`with_float_switches`).
+std::vector<ValueId> switches_of(const Graph& graph, NodeId anchor) {
+  std::vector<ValueId> found;
+  for (const auto& operand : graph.node(anchor).operands)
+    operand.each_value([&](ValueId value) {
+      const auto* node = graph.producer(value);
+      if (node && node->is("aten::where.self") && graph.value(node->input(0)).name.ends_with(kFloatSwitch))
+        found.push_back(node->input(0));
+    });
+  return found;
 }
 
 bool is_table_value(const Graph& graph, ValueId value) {
@@ -69,6 +88,10 @@ std::vector<Replacements> LayerExchange::taken_from(const Variant& variant) cons
       if (static_cast<std::size_t>(weight.dim()) != ours.value(value).type.rank() ||
           variant.model.weight(other->second.weight).sizes() != model_.weight(region.weight).sizes())
         fail("pare.analysis.106", name, "its weight has another shape in the variant {}", variant.name);
+      if ((region.batch_norm == kNoNode) != (other->second.batch_norm == kNoNode))
+        fail("pare.analysis.106", name, "its batch norm is folded in one model alone: fold it in both");
+      for (const auto found : switches_of(ours, region.anchor))
+        result[i][index(found)] = at::full({}, !is_quantized(theirs, other->second), at::kBool);
       result[i][index(value)] = std::move(weight);
       if (is_table_value(ours, region.bias) && is_table_value(theirs, other->second.bias))
         result[i][index(region.bias)] = variant.model.weight(other->second.bias).detach();

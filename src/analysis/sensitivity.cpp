@@ -9,6 +9,7 @@
 #include <ostream>
 
 #include "core/seconds_since.hpp"
+#include "pare/analysis/cost.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -34,6 +35,27 @@ std::vector<double> ranks(const std::vector<double>& values) {
     i = end;
   }
   return result;
+}
+
+// The share of a run's multiply-accumulates that lies behind each position of the node order.
+std::vector<double> work_behind(const Model& model) {
+  const auto& graph = model.graph();
+  const auto dims = graph.example_dims();
+  const Shapes shapes = [&](ValueId id) {
+    std::vector<std::int64_t> sizes;
+    for (const auto& size : graph.value(id).type.sizes) sizes.push_back(size.evaluate(dims));
+    return sizes;
+  };
+  const auto& nodes = graph.nodes();
+  std::vector<double> behind(nodes.size() + 1, 0.0);
+  for (auto i = nodes.size(); i-- > 0;) {
+    const auto& node = graph.node(nodes[i]);
+    const bool runs = node.condition != Condition::Training && !node.outputs.empty();
+    behind[i] = behind[i + 1] + (runs ? static_cast<double>(macs_of(graph, node, shapes)) : 0.0);
+  }
+  const auto whole = std::max(behind.front(), 1.0);
+  for (auto& one : behind) one /= whole;
+  return behind;
 }
 
 }  // namespace
@@ -70,6 +92,8 @@ void Sensitivity::exact(const Model& reference, const Changes& changes, const Se
     if (const auto first = replay.first_reader(changes.front()[i]); first != kNoNode)
       order.emplace_back(position.at(first), i);
   std::ranges::sort(order);
+  const auto behind = work_behind(reference);
+  work_ = 2;  // the answers, and the prefix once
   auto task = options.progress.start("sensitivity", order.size());
   start = Clock::now();
   for (const auto& [at, i] : order) {
@@ -77,6 +101,7 @@ void Sensitivity::exact(const Model& reference, const Changes& changes, const Se
     replay.advance(reference.graph().nodes()[at]);
     for (std::size_t v = 0; v < variants_.size(); ++v) {
       if (holds_already(changes[v][i], options.around)) continue;
+      work_ += behind[at];
       const auto damage = loss(replay.outputs(changes[v][i])) - base;
       if (!std::isfinite(damage))
         fail("pare.analysis.107", layers_[i].name, "the loss is {} with this layer from the variant {}", damage,

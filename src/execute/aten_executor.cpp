@@ -1,6 +1,9 @@
-#include <c10/core/InferenceMode.h>
+#include <ATen/ATen.h>
+
+#include <chrono>
 
 #include "execute/executor.hpp"
+#include "execute/step_times.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -33,6 +36,32 @@ class AtenExecutor final : public Executor {
                              .reason = reason_});
     }
     return report;
+  }
+
+  ExecutionProfile profile(const std::vector<at::Tensor>& inputs, double seconds) override {
+    const at::NoGradGuard no_grad;
+    auto rows = report().rows;
+    std::vector<std::size_t> row_of(model_.graph().value_count(), rows.size());
+    std::size_t at = 0;
+    for (const auto id : model_.graph().nodes()) {
+      const auto& node = model_.graph().node(id);
+      if (node.condition == Condition::Training) continue;
+      for (const auto output : node.outputs) row_of[index(output)] = at;
+      ++at;
+    }
+    StepTimes times;
+    times.repeat(seconds, [&] {
+      std::vector<double> row_ms(rows.size(), 0.0);
+      auto before = std::chrono::steady_clock::now();
+      static_cast<void>(model_.run(inputs, [&](ValueId value, const at::Tensor&) {
+        const auto after = std::chrono::steady_clock::now();
+        if (const auto row = row_of[index(value)]; row < row_ms.size())
+          row_ms[row] += std::chrono::duration<double, std::milli>(after - before).count();
+        before = after;
+      }));
+      return row_ms;
+    });
+    return times.profile("ATen: " + reason_, std::move(rows));
   }
 
   std::size_t weight_bytes() const override {

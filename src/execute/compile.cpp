@@ -11,6 +11,11 @@ std::vector<at::Tensor> CompiledModel::run(const std::vector<at::Tensor>& inputs
   return executor_->run(inputs, tap);
 }
 
+ExecutionProfile CompiledModel::profile(const std::vector<at::Tensor>& inputs, double seconds) const {
+  if (!(seconds > 0)) fail("pare.execute.101", "seconds", "a profile of {} seconds", seconds);
+  return executor_->profile(inputs, seconds);
+}
+
 ExecutionReport CompiledModel::report() const { return executor_->report(); }
 std::size_t CompiledModel::weight_bytes() const { return executor_->weight_bytes(); }
 std::size_t CompiledModel::resident_bytes() const { return executor_->resident_bytes(); }
@@ -39,6 +44,28 @@ std::string ExecutionReport::text() const {
   return result;
 }
 
+double ExecutionProfile::steps_ms() const {
+  double sum = 0;
+  for (const auto& step : steps) sum += step.ms;
+  return sum;
+}
+
+std::string ExecutionProfile::text() const {
+  std::size_t name = 4, op = 2;
+  for (const auto& step : steps) {
+    name = std::max(name, step.row.name.size());
+    op = std::max(op, step.row.op.size());
+  }
+  auto text = fmt::format("{:<{}}  {:<{}}  {:<9}  {:>9}  {:>5}  {}\n", "step", name, "op", op, "precision", "ms", "%",
+                          "kernel");
+  for (const auto& step : steps)
+    text +=
+        fmt::format("{:<{}}  {:<{}}  {:<9}  {:>9.4f}  {:>5.1f}  {}\n", step.row.name, name, step.row.op, op,
+                    step.row.precision, step.ms, call_ms > 0 ? 100 * step.ms / call_ms : 0.0, step.row.implementation);
+  return text + fmt::format("{} steps {:.4f} ms, a call {:.4f} ms; medians of {} runs; {}\n", steps.size(), steps_ms(),
+                            call_ms, runs, backend);
+}
+
 namespace {
 
 void check(const CompileOptions& options) {
@@ -56,6 +83,14 @@ void check(const CompileOptions& options) {
 }
 
 }  // namespace
+
+std::string execution_backend() {
+#ifdef PARE_HAS_ONEDNN
+  return onednn_name();
+#else
+  return "ATen";
+#endif
+}
 
 CompiledModel compile(const Model& model, const CompileOptions& options) {
   check(options);

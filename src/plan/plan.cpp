@@ -11,7 +11,7 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr int kFloatBits = 32;
+constexpr int kFloatBits = 32, kHalfBits = 16;
 
 template <class T>
 T number(const std::string& text, std::size_t line, std::string_view what) {
@@ -26,7 +26,7 @@ std::vector<std::string> header(const std::string& line, std::size_t number) {
   std::istringstream stream(line);
   std::vector<std::string> columns;
   for (std::string name; stream >> name;) {
-    static const std::vector<std::string> known{"layer", "bits", "weights", "damage", "reason"};
+    static const std::vector<std::string> known{"layer", "bits", "weights", "damage", "ms", "reason"};
     if (std::ranges::find(known, name) == known.end())
       fail("pare.plan.101", "", "line {}: a plan has no column '{}'", number, name);
     columns.push_back(name);
@@ -51,10 +51,12 @@ Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& 
     if (column == "bits") layer.weights = {number<int>(cell, at, "number of bits")};
     if (column == "weights") layer.entries = number<std::int64_t>(cell, at, "number of weights");
     if (column == "damage") layer.damage = number<double>(cell, at, "damage");
+    if (column == "ms") layer.latency_ms = number<double>(cell, at, "latency");
   }
   const auto bits = layer.weights.count;
-  if ((bits < 2 || bits > 8) && bits != kFloatBits)
-    fail("pare.plan.101", layer.name, "line {}: {} bits; 2 to 8 are possible, and {} for float", at, bits, kFloatBits);
+  if ((bits < 2 || bits > 8) && bits != kFloatBits && bits != kHalfBits)
+    fail("pare.plan.101", layer.name, "line {}: {} bits; 2 to 8 are possible, {} for bf16 and {} for float", at, bits,
+         kHalfBits, kFloatBits);
   return layer;
 }
 
@@ -87,14 +89,19 @@ Plan Plan::parse(std::string_view text) {
 std::string Plan::text() const {
   std::size_t width = 5;
   for (const auto& layer : layers) width = std::max(width, layer.name.size());
-  const auto row = [&](const auto& name, const auto& bits, const auto& entries, const auto& damage,
+  const bool timed = latency_ms() > 0;
+  const auto row = [&](const auto& name, const auto& bits, const auto& entries, const auto& damage, const auto& ms,
                        const std::string& reason) {
-    auto line = fmt::format("{:<{}}  {:<4}  {:<9}  {:<11}  {}", name, width, bits, entries, damage, reason);
+    auto line = fmt::format("{:<{}}  {:<4}  {:<9}  {:<11}  ", name, width, bits, entries, damage);
+    if (timed) line += fmt::format("{:<8}  ", ms);
+    line += reason;
     return line.erase(line.find_last_not_of(' ') + 1) + "\n";
   };
-  auto text = row("layer", "bits", "weights", "damage", "reason");
+  auto text = row("layer", "bits", "weights", "damage", "ms", "reason");
   for (const auto& layer : layers)
-    text += row(layer.name, layer.weights.count, layer.entries, fmt::format("{}", layer.damage), layer.reason);
+    text += row(layer.name, layer.weights.count, layer.entries, fmt::format("{}", layer.damage), layer.latency_ms,
+                layer.reason);
+  if (timed) text += fmt::format("# {:.3f} bits a weight, {:.4f} ms a call\n", average_bits(), latency_ms());
   return text;
 }
 
@@ -113,17 +120,30 @@ double Plan::damage() const {
   return sum;
 }
 
+double Plan::latency_ms() const {
+  double sum = 0;
+  for (const auto& layer : layers) sum += layer.latency_ms;
+  return sum;
+}
+
 std::vector<std::pair<std::string, Bits>> Plan::layer_weights() const {
   std::vector<std::pair<std::string, Bits>> result;
   for (const auto& layer : layers)
-    if (layer.weights.count != kFloatBits) result.emplace_back(layer.name, layer.weights);
+    if (layer.weights.count < kHalfBits) result.emplace_back(layer.name, layer.weights);
   return result;
 }
 
 std::vector<std::string> Plan::float_layers() const {
   std::vector<std::string> result;
   for (const auto& layer : layers)
-    if (layer.weights.count == kFloatBits) result.push_back(layer.name);
+    if (layer.weights.count >= kHalfBits) result.push_back(layer.name);
+  return result;
+}
+
+std::vector<std::string> Plan::bf16_layers() const {
+  std::vector<std::string> result;
+  for (const auto& layer : layers)
+    if (layer.weights.count == kHalfBits) result.push_back(layer.name);
   return result;
 }
 

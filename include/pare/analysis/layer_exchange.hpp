@@ -33,8 +33,9 @@ class LayerExchange {
   explicit LayerExchange(const Model& model);
   [[nodiscard]] const std::vector<Layer>& layers() const noexcept { return layers_; }
   /// For each layer, what the model reads when this layer alone comes from the variant: the weight behind fake-quantize
-  /// nodes and reshapes, and the bias.
-  /// @throws Error `pare.analysis.106` when the variant has no such layer, or one of another shape
+  /// nodes and reshapes, the bias, and the layer's switch where the model has one (`with_float_switches`).
+  /// @throws Error `pare.analysis.106` when the variant has no such layer, one of another shape, or one whose batch
+  ///         norm is folded in one of the two alone
   [[nodiscard]] std::vector<Replacements> taken_from(const Variant& variant) const;
 
  private:

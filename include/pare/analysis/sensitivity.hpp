@@ -62,6 +62,9 @@ class Sensitivity {
   [[nodiscard]] const Layer& layer(std::string_view name) const;
   /// What the sweep took, in runs of the reference over the batches (wall time).
   [[nodiscard]] double evaluations() const noexcept { return evaluations_; }
+  /// The same in multiply-accumulates: what the sweep computed by what one run computes. An exact sweep runs the prefix
+  /// once and each candidate from its layer on; of the Fisher method a backward pass counts as two runs.
+  [[nodiscard]] double work() const noexcept { return work_; }
   /// A line for each layer, most damage per weight first.
   [[nodiscard]] std::string text() const;
 
@@ -73,7 +76,7 @@ class Sensitivity {
 
   std::vector<std::string> variants_;
   std::vector<Layer> layers_;
-  double evaluations_ = 0;
+  double evaluations_ = 0, work_ = 0;
 };
 
 /// Spearman's rank correlation of two series of the same length; ties share their mean rank.

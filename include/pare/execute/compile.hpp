@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "pare/execute/compile_options.hpp"
 #include "pare/execute/compiled_model.hpp"
 
@@ -14,5 +16,8 @@ PARE_NAMESPACE_BEGIN
 ///
 /// @throws Error `pare.execute.101` when an option is out of range
 [[nodiscard]] CompiledModel compile(const Model& model, const CompileOptions& options = {});
+
+/// What `compile()` builds on in this process: `oneDNN 3.2.0`, or `ATen`.
+[[nodiscard]] std::string execution_backend();
 
 PARE_NAMESPACE_END

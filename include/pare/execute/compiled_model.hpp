@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "pare/execute/execution_report.hpp"
+#include "pare/execute/execution_profile.hpp"
 #include "pare/graph/model.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -33,6 +33,11 @@ class CompiledModel {
       const Tensors&... inputs) const {
     return only(run(std::vector<at::Tensor>{inputs...}));
   }
+
+  /// Runs the model again and again on these inputs and times every step, for about `seconds` and at least five times.
+  /// A plan is built for it where the sizes are new; a team gives up no thread (`CompileOptions::adapt_threads`).
+  /// @throws Error as `run`, `pare.execute.101` for seconds that are not positive
+  [[nodiscard]] ExecutionProfile profile(const std::vector<at::Tensor>& inputs, double seconds = 0.5) const;
 
   /// What runs how, for the sizes of the last plan built.
   [[nodiscard]] ExecutionReport report() const;

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "pare/analysis/sensitivity.hpp"
+#include "pare/plan/plan_latency.hpp"
 #include "pare/plan/planner.hpp"
 
 PARE_NAMESPACE_BEGIN
 
-/// A model whose weights all have so many bits.
+/// A model whose weights all have so many bits: 2 to 8 quantized, 32 float, 16 float to be computed in bf16. What is
+/// float has its batch norms folded and is equalized like the others, so that layers of one model fit into another.
 struct Precision {
   Bits weights = {8};
   Model model;
@@ -25,6 +27,8 @@ struct MixedPrecisionOptions {
   SensitivityMethod method = SensitivityMethod::Fisher;  ///< of the first sweep
   int refinements = 0;    ///< exact sweeps around the plan at hand, each half of layers times evaluations; at least 0
   std::size_t front = 3;  ///< sizes between the uniform ones that are planned and verified for the Pareto front
+  /// Finds what plans take; without it a limit on the latency is refused.
+  std::optional<PlanLatencyOptions> latency = {};
   std::uint64_t seed = 0;
   Progress progress = {};
   std::function<bool()> cancelled = {};
@@ -37,6 +41,7 @@ struct PlanPoint {
   double predicted = 0;     ///< loss, by the additive model
   double loss = 0;          ///< measured with all layers together
   std::uint64_t bytes = 0;  ///< stored (`WeightStorage`)
+  double latency_ms = 0;    ///< predicted (`PlanLatency`); 0 without `MixedPrecisionOptions::latency`
 };
 
 /// What a search found.
@@ -55,12 +60,14 @@ struct MixedPrecisionResult {
 ///     auto found = mixed_precision({{8_bits, int8}, {4_bits, int4}}, {.batches = calibration, .limits = {.average_bits
 ///     = 6}}); auto model = pare::apply(pare::Quantizer{.layer_weights = found.plan.layer_weights()}, ...);
 ///
-/// The damage of each layer alone (`Sensitivity`) goes into an exact knapsack (`Planner`). What it chooses is evaluated
-/// with all layers together, and the damages are measured anew around it, where layers no longer act alone; the next
-/// plan takes its place only if it is better. Uniform precisions that keep the limits are in the race.
+/// A layer taken from a float model reads its inputs unquantized (`with_float_switches`): what is gained by leaving it
+/// out of the quantization. The damage of each layer alone (`Sensitivity`) goes into an exact knapsack (`Planner`).
+/// What it chooses is evaluated with all layers together, and the damages are measured anew around it, where layers no
+/// longer act alone; the next plan takes its place only if it is better. Uniform precisions that keep the limits are in
+/// the race.
 ///
-/// @throws Error `pare.plan.105` with fewer than two models, `.103` for limits that are no numbers, and as
-/// `Sensitivity`
+/// @throws Error `pare.plan.105` with fewer than two models or none of integers, `.103` for limits that are no numbers,
+/// `.106` for a limit on the latency that nothing was given to find with, and as `Sensitivity` and `PlanLatency`
 [[nodiscard]] MixedPrecisionResult mixed_precision(std::vector<Precision> models, const MixedPrecisionOptions& options);
 
 PARE_NAMESPACE_END

@@ -15,13 +15,14 @@ PARE_NAMESPACE_BEGIN
 
 /// What is to become of each layer: a table that prints, can be edited, and is read back.
 ///
-///     layer                 bits  weights  damage     reason
-///     features.0            8     864      0          int4 would cost 0.18
-///     features.1.conv.0     4     288      0.0021
+///     layer                 bits  weights  damage     ms       reason
+///     features.0            8     864      0          0.02113  int4 would cost 0.18
+///     features.1.conv.0     4     288      0.0021     0.00871
 ///
-/// Bits of 32 leave a layer float. Hand it to the quantizer:
+/// Bits of 32 leave a layer float, bits of 16 compute it in bf16. Hand it to the quantizer and to `compile`:
 ///
 ///     pare::Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}
+///     for (auto& name : plan.bf16_layers()) options.node_precision[name] = torch::kBFloat16;
 class Plan {
  public:
   /// One layer.
@@ -31,6 +32,7 @@ class Plan {
     std::int64_t entries = 0;  ///< weights in it
     double damage = 0;         ///< predicted
     std::string reason = {};   ///< why, in a line
+    double latency_ms = 0;     ///< predicted, with what follows the layer up to the next one; 0: unknown
     friend bool operator==(const Layer&, const Layer&) = default;
   };
 
@@ -45,10 +47,14 @@ class Plan {
   [[nodiscard]] double average_bits() const;
   /// The sum of the layers' predicted damage.
   [[nodiscard]] double damage() const;
-  /// For `Quantizer::layer_weights`: the layers below 32 bits.
+  /// The sum of the layers' predicted latencies: that of a call.
+  [[nodiscard]] double latency_ms() const;
+  /// For `Quantizer::layer_weights`: the layers of 8 bits and fewer.
   [[nodiscard]] std::vector<std::pair<std::string, Bits>> layer_weights() const;
-  /// For `Quantizer::keep_float`: the layers of 32 bits.
+  /// For `Quantizer::keep_float`: the layers of 32 and 16 bits.
   [[nodiscard]] std::vector<std::string> float_layers() const;
+  /// For `CompileOptions::node_precision`: the layers of 16 bits.
+  [[nodiscard]] std::vector<std::string> bf16_layers() const;
 
   friend bool operator==(const Plan&, const Plan&) = default;
 };

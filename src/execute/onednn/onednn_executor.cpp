@@ -12,6 +12,7 @@
 #include "execute/executor.hpp"
 #include "execute/onednn/plan.hpp"
 #include "execute/onednn/program.hpp"
+#include "execute/step_times.hpp"
 #include "execute/team_pace.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -64,10 +65,30 @@ class OnednnExecutor final : public Executor {
     return results;
   }
 
+  ExecutionProfile profile(const std::vector<at::Tensor>& inputs, double seconds) override {
+    const at::NoGradGuard no_grad;
+    const auto entry = entry_for(Interpreter::bind_dims(program_->graph, inputs), false);
+    const TeamSize team(threads_);
+    auto instance = entry->full.take();
+    StepTimes times;
+    std::vector<double> row_ms;
+    times.repeat(seconds, [&] {
+      static_cast<void>(instance->run(inputs, {}, false, &row_ms));
+      return row_ms;
+    });
+    auto rows = instance->plan().rows;
+    entry->full.give_back(std::move(instance));
+    rows.push_back({.name = "outputs",
+                    .op = "results",
+                    .fused = {},
+                    .precision = "float32",
+                    .implementation = "reorder",
+                    .reason = {}});
+    return times.profile(onednn_name(), std::move(rows));
+  }
+
   ExecutionReport report() const override {
-    const auto* version = dnnl::version();
-    ExecutionReport report{.backend = fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch),
-                           .rows = {}};
+    ExecutionReport report{.backend = onednn_name(), .rows = {}};
     const std::lock_guard lock(mutex_);
     if (!entries_.empty()) report.rows = entries_.front()->full.plan->rows;
     return report;
@@ -84,7 +105,7 @@ class OnednnExecutor final : public Executor {
  private:
   /// A plan and its instances that are not running.
   struct Lane {
-    std::shared_ptr<const Plan> plan;
+    std::shared_ptr<const ExecutionPlan> plan;
     mutable std::mutex mutex;
     std::vector<std::unique_ptr<PlanInstance>> idle;
     std::size_t made = 0;
@@ -183,6 +204,11 @@ class OnednnExecutor final : public Executor {
 };
 
 }  // namespace
+
+std::string onednn_name() {
+  const auto* version = dnnl::version();
+  return fmt::format("oneDNN {}.{}.{}", version->major, version->minor, version->patch);
+}
 
 std::shared_ptr<Executor> make_onednn_executor(const Model& model, const CompileOptions& options) {
   return std::make_shared<OnednnExecutor>(model, options);

@@ -47,6 +47,7 @@ struct PlanCall {
   std::vector<PlanArgument> arguments;
   std::function<void(PlanInstance&)> function;  ///< instead of a primitive
   std::vector<int> releases;                    ///< tensors not needed after this call
+  std::size_t row = 0;                          ///< of the plan's rows: the step it belongs to
 };
 
 /// A strided view of a buffer as a tensor, made once for an instance.
@@ -66,7 +67,7 @@ struct PlanOutput {
 };
 
 /// A program for given sizes: primitives, layouts and memory, decided. Immutable; runs in `PlanInstance`s.
-struct Plan {
+struct ExecutionPlan {
   std::shared_ptr<const Program> program;
   std::vector<std::int64_t> dims;
   std::vector<PlanBuffer> buffers;
@@ -82,8 +83,8 @@ struct Plan {
 /// Builds the plan for these dims and this thread's OpenMP team. With `tapped`, every step's result is shown to the
 /// instance's tap.
 /// @param like a plan whose choice of kernels is taken over
-std::shared_ptr<const Plan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
-                                       bool tapped, const Plan* like = nullptr);
+std::shared_ptr<const ExecutionPlan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
+                                                bool tapped, const ExecutionPlan* like = nullptr);
 
 /// Gives every arena buffer its offset: buffers whose lives do not meet share memory.
 /// @return bytes of the arena
@@ -92,12 +93,15 @@ std::size_t assign_offsets(std::vector<PlanBuffer>& buffers);
 /// A plan with memory of its own: runs one call at a time.
 class PlanInstance {
  public:
-  explicit PlanInstance(std::shared_ptr<const Plan> plan);
+  explicit PlanInstance(std::shared_ptr<const ExecutionPlan> plan);
   PlanInstance(const PlanInstance&) = delete;
   PlanInstance& operator=(const PlanInstance&) = delete;
 
   /// @param spread keep the team's threads on CPUs of their own (`spread_team`)
-  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread = false);
+  /// @param row_ms if given, receives what the calls of each row took; one entry more than there are rows, for results
+  ///               that had to be converted
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread = false,
+                              std::vector<double>* row_ms = nullptr);
 
   // For the functions of a plan.
   [[nodiscard]] char* pointer(int buffer) const {
@@ -108,21 +112,23 @@ class PlanInstance {
   /// Points a buffer's arguments at memory.
   void bind(int buffer, void* pointer);
   [[nodiscard]] const Tap& tap() const { return *tap_; }
-  [[nodiscard]] const Plan& plan() const { return *plan_; }
+  [[nodiscard]] const ExecutionPlan& plan() const { return *plan_; }
 
  private:
   struct Binding {
     dnnl::memory memory;
     std::size_t offset;
   };
-  std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<const ExecutionPlan> plan_;
   PageMemory arena_;
   std::vector<void*> pointers_;                          // by buffer
   std::vector<std::vector<Binding>> bindings_;           // by buffer that moves
   std::vector<dnnl::memory> memories_;                   // what the arguments point to
   std::vector<std::vector<dnnl_exec_arg_t>> arguments_;  // by call
   std::vector<at::Tensor> tensors_;
+  void run_call(std::size_t number);
   void run_calls(bool spread);
+  void time_calls(std::vector<double>& row_ms);
 
   const Tap* tap_ = nullptr;
   dnnl::stream stream_;

@@ -9,14 +9,14 @@ PARE_NAMESPACE_BEGIN
 
 using dnnl::memory;
 
-std::shared_ptr<const Plan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
-                                       bool tapped, const Plan* like) {
+std::shared_ptr<const ExecutionPlan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
+                                                bool tapped, const ExecutionPlan* like) {
   return PlanBuilder(std::move(program), std::move(dims), tapped, like).build();
 }
 
 PlanBuilder::PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped,
-                         const Plan* like)
-    : plan_(std::make_shared<Plan>()), program_(*program), graph_(program->graph), tapped_(tapped) {
+                         const ExecutionPlan* like)
+    : plan_(std::make_shared<ExecutionPlan>()), program_(*program), graph_(program->graph), tapped_(tapped) {
   plan_->program = std::move(program);
   if (like != nullptr) plan_->kernels = like->kernels;
   plan_->dims = std::move(dims);
@@ -42,12 +42,17 @@ PlanBuilder::PlanBuilder(std::shared_ptr<const Program> program, std::vector<std
     }
 }
 
-std::shared_ptr<const Plan> PlanBuilder::build() {
+std::shared_ptr<const ExecutionPlan> PlanBuilder::build() {
   for (position_ = 0; position_ < program_.steps.size(); ++position_) {
+    const auto first = plan_->calls.size();
     emit(program_.steps[position_]);
     if (tapped_) emit_tap(program_.steps[position_]);
+    for (auto call = first; call < plan_->calls.size(); ++call)
+      plan_->calls[call].row = plan_->rows.empty() ? 0 : plan_->rows.size() - 1;
   }
+  const auto converted = plan_->calls.size();
   finish_outputs();
+  for (auto call = converted; call < plan_->calls.size(); ++call) plan_->calls[call].row = plan_->rows.size();
   finish_lives();
   plan_->arena_bytes = assign_offsets(plan_->buffers);
   return plan_;

@@ -8,11 +8,13 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// Builds a `Plan`: chooses kernels and layouts step by step, reorders where the next kernel wants another layout.
+/// Builds a `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
+/// layout.
 class PlanBuilder {
  public:
-  PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped, const Plan* like);
-  std::shared_ptr<const Plan> build();
+  PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped,
+              const ExecutionPlan* like);
+  std::shared_ptr<const ExecutionPlan> build();
 
  private:
   using desc = dnnl::memory::desc;
@@ -106,7 +108,7 @@ class PlanBuilder {
   bool reads_integers(const ProgramStep& step) const;
   dnnl::memory weights_for(const ProgramStep& step, const desc& wanted);
 
-  std::shared_ptr<Plan> plan_;
+  std::shared_ptr<ExecutionPlan> plan_;
   const Program& program_;
   const Graph& graph_;
   bool tapped_;

@@ -39,7 +39,7 @@ std::size_t assign_offsets(std::vector<PlanBuffer>& buffers) {
   return total;
 }
 
-PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
+PlanInstance::PlanInstance(std::shared_ptr<const ExecutionPlan> plan)
     : plan_(std::move(plan)), arena_(std::max<std::size_t>(plan_->arena_bytes, 1)), stream_(cpu_engine()) {
   const auto& buffers = plan_->buffers;
   pointers_.resize(buffers.size(), nullptr);
@@ -72,19 +72,34 @@ PlanInstance::PlanInstance(std::shared_ptr<const Plan> plan)
   }
 }
 
+void PlanInstance::run_call(std::size_t number) {
+  const auto& call = plan_->calls[number];
+  if (call.function) {
+    call.function(*this);
+  } else {
+    const auto& arguments = arguments_[number];
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(call.primitive.get(), stream_.get(),
+                                                   static_cast<int>(arguments.size()), arguments.data()),
+                            "a primitive failed");
+  }
+  for (const auto tensor : call.releases) tensors_[static_cast<std::size_t>(tensor)] = at::Tensor();
+}
+
+void PlanInstance::time_calls(std::vector<double>& row_ms) {
+  row_ms.assign(plan_->rows.size() + 1, 0.0);
+  auto before = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < plan_->calls.size(); ++i) {
+    run_call(i);
+    const auto after = std::chrono::steady_clock::now();
+    row_ms[plan_->calls[i].row] += std::chrono::duration<double, std::milli>(after - before).count();
+    before = after;
+  }
+}
+
 void PlanInstance::run_calls(bool spread) {
   auto checked = std::chrono::steady_clock::now();
   for (std::size_t i = 0; i < plan_->calls.size(); ++i) {
-    const auto& call = plan_->calls[i];
-    if (call.function) {
-      call.function(*this);
-    } else {
-      const auto& arguments = arguments_[i];
-      dnnl::error::wrap_c_api(dnnl_primitive_execute(call.primitive.get(), stream_.get(),
-                                                     static_cast<int>(arguments.size()), arguments.data()),
-                              "a primitive failed");
-    }
-    for (const auto number : call.releases) tensors_[static_cast<std::size_t>(number)] = at::Tensor();
+    run_call(i);
     if (!spread) continue;
     if (const auto now = std::chrono::steady_clock::now(); now - checked > kBetweenSpreads) {
       spread_team();
@@ -100,7 +115,8 @@ void PlanInstance::bind(int buffer, void* pointer) {
   for (auto& binding : bindings_[at]) binding.memory.set_data_handle(static_cast<char*>(pointer) + binding.offset);
 }
 
-std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread) {
+std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs, const Tap& tap, bool spread,
+                                          std::vector<double>* row_ms) {
   tap_ = &tap;
   const auto& buffers = plan_->buffers;
   std::vector<at::Tensor> kept;  // inputs made contiguous
@@ -125,7 +141,11 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
       tensors_[i] =
           at::from_blob(pointer(tensor.buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
   }
-  run_calls(spread);
+  if (row_ms != nullptr) {
+    time_calls(*row_ms);
+  } else {
+    run_calls(spread);
+  }
   for (std::size_t i = 0; i < results.size(); ++i) {
     const auto& output = plan_->outputs[i];
     if (output.constant.defined()) results[i] = output.constant.clone();

@@ -1,0 +1,134 @@
+#include "pare/analysis/latency_table.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/csrc/api/include/torch/version.h>
+
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "core/fingerprint.hpp"
+#include "core/replace_file.hpp"
+#include "pare/core/error.hpp"
+#include "pare/execute/compile.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kFirstLine = "pare latency 1";
+
+// The processor and those of its instruction sets that kernels are chosen by.
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string name, instructions;
+  const std::set<std::string> telling{"avx2",     "avx512f",  "avx512_vnni", "avx_vnni", "avx512_bf16",
+                                      "amx_int8", "amx_bf16", "asimd",       "asimddp",  "i8mm"};
+  for (std::string line; std::getline(file, line) && (name.empty() || instructions.empty());) {
+    const auto colon = line.find(':');
+    if (colon == std::string::npos || colon + 2 > line.size()) continue;
+    const auto value = line.substr(colon + 2);
+    if (name.empty() && line.starts_with("model name")) name = value;
+    if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
+    std::istringstream flags(value);
+    std::set<std::string> found;
+    for (std::string flag; flags >> flag;)
+      if (telling.contains(flag)) found.insert(flag);
+    for (const auto& flag : found) instructions += ' ' + flag;
+  }
+  return (name.empty() ? std::string("unknown processor") : name) +
+         (instructions.empty() ? ' ' + at::get_cpu_capability() : instructions);
+}
+
+struct TableContents {
+  std::string machine;
+  std::map<std::string, double> entries;
+  std::string damage;  // empty: none
+};
+
+TableContents table_contents(std::istream& stream) {
+  TableContents result;
+  Fingerprint fingerprint;
+  std::string line;
+  if (!std::getline(stream, line) || line != kFirstLine) return {{}, {}, "it is no table of latencies"};
+  if (!std::getline(stream, result.machine)) return {{}, {}, "it ends after its first line"};
+  fingerprint.add(result.machine);
+  for (std::size_t at = 3; std::getline(stream, line); ++at) {
+    if (line == "end " + fingerprint.text()) return result;
+    fingerprint.add(line);
+    double number = 0;
+    const auto [rest, error] = std::from_chars(line.data(), line.data() + line.size(), number);
+    if (error != std::errc() || rest == line.data() + line.size() || *rest != '\t' || !(number >= 0) ||
+        !std::isfinite(number))
+      return {result.machine, {}, fmt::format("line {} is damaged", at)};
+    result.entries[line.substr(static_cast<std::size_t>(rest + 1 - line.data()))] = number;
+  }
+  return {result.machine, {}, "its end is missing"};
+}
+
+}  // namespace
+
+LatencyTable::LatencyTable(std::string folder, int threads) : threads_(threads > 0 ? threads : at::get_num_threads()) {
+  machine_ = fmt::format("{}; {} threads; {}; LibTorch {}; pare {}", processor(), threads_, execution_backend(),
+                         TORCH_VERSION, PARE_VERSION);
+  if (folder.empty()) return;
+  Fingerprint fingerprint;
+  fingerprint.add(machine_);
+  path_ = (std::filesystem::path(folder) / fmt::format("latency-{}.txt", fingerprint.text())).string();
+  read(true);
+}
+
+void LatencyTable::read(bool fresh) {
+  std::ifstream stream(path_);
+  if (!stream) return;
+  auto found = table_contents(stream);
+  if (found.damage.empty() && found.machine != machine_)
+    found.damage = "it was measured on another machine: " + found.machine;
+  if (found.damage.empty()) return entries_.merge(found.entries);
+  if (fresh) notes_.push_back(fmt::format("{} is not used: {}", path_, found.damage));
+}
+
+std::optional<double> LatencyTable::find(const std::string& key) const {
+  const auto found = entries_.find(key);
+  return found == entries_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<double> LatencyTable::similar(const std::string& start) const {
+  double sum = 0, count = 0;
+  for (auto at = entries_.lower_bound(start); at != entries_.end() && at->first.starts_with(start); ++at) {
+    sum += at->second;
+    ++count;
+  }
+  return count > 0 ? std::optional(sum / count) : std::nullopt;
+}
+
+void LatencyTable::set(const std::string& key, double number) {
+  if (!(number >= 0) || !std::isfinite(number) || key.empty() || key.find_first_of("\t\r\n") != std::string::npos)
+    fail("pare.analysis.111", key, "{} cannot be kept under this key", number);
+  entries_[key] = number;
+}
+
+void LatencyTable::save() {
+  if (path_.empty()) return;
+  std::error_code ignored;
+  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), ignored);
+  read(false);
+  const auto written = replace_file(path_, [&](std::ostream& stream) {
+    Fingerprint fingerprint;
+    const auto line = [&](const std::string& text) {
+      fingerprint.add(text);
+      stream << text << '\n';
+    };
+    stream << kFirstLine << '\n';
+    line(machine_);
+    for (const auto& [key, number] : entries_) line(fmt::format("{}\t{}", number, key));
+    stream << "end " << fingerprint.text() << '\n';
+  });
+  if (!written) fail("pare.analysis.112", path_, "the table of latencies cannot be written");
+}
+
+PARE_NAMESPACE_END
