@@ -7,12 +7,16 @@ Prints, for each network, accuracy, logits SQNR and changed predictions against 
 on disk, time to quantize, and latencies of interleaved rounds. The peers live in an environment of their own
 (`.venv-peers`, or PARE_PEERS_VENV), made on first use from `benchmarks/requirements-peers.txt`. pare runs through
 `build/examples/zoo`. Which samples are used is said in `benchmarks/peers/samples.py`. Without PARE_DATA (default:
-`shared/data` beside the project) all networks run on random weights, for speed only. Measure on a quiet machine.
+`shared/data` beside the project) all networks run on random weights, for speed only.
+
+Measure on a quiet machine: `--work DIR --rounds 0` builds and judges first, `--work DIR --latency-only --models M
+--batch B` then times in pieces; with `--rounds 0` it prints what was found.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -44,15 +48,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, default=driver, help="pare's driver (default: build/examples/zoo)")
     parser.add_argument("--json", type=Path, help="file for the figures as JSON")
     parser.add_argument("--markdown", type=Path, help="file for the figures as Markdown")
+    parser.add_argument("--work", type=Path, help="folder for what is built and found; kept (default: a temporary one)")
+    parser.add_argument("--latency-only", action="store_true", help="only time what an earlier run left in --work")
     parser.add_argument("--pruning", action="store_true", help="only time the pruning of ResNet-50 (Torch-Pruning)")
     parser.add_argument("--list", action="store_true", help="list networks and contestants")
     parser.add_argument("--setup-only", action="store_true", help="only make the peers' environment")
     return parser.parse_args()
-
-
-def data_directory() -> Path | None:
-    path = Path(os.environ.get("PARE_DATA", environment.ROOT.parent / "shared" / "data"))
-    return path if path.is_dir() else None
 
 
 def choose(wanted: list[str], known: list[str], what: str) -> list[str]:
@@ -89,17 +90,22 @@ def main() -> None:
         print(f"torch-pruning: {versions['torch-pruning']}")
         print(pruning.compare(arguments.zoo, arguments.rounds))
         return
-    data = data_directory()
+    data = environment.data_directory()
     if data is None:
         print("compare_peers: no PARE_DATA: random weights, no accuracies")
     for name, version in versions.items():
         print(f"{name}: {version or 'NOT INSTALLED, its columns will be absent'}")
 
+    if arguments.latency_only and arguments.work is None:
+        sys.exit("compare_peers: --latency-only needs the --work of an earlier run")
     results = {}
-    with tempfile.TemporaryDirectory(prefix="pare-peers-") as work:
+    with contextlib.ExitStack() as stack:
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pare-peers-")))
+        work.mkdir(parents=True, exist_ok=True)
         plan = comparison.Plan(
-            contestants, arguments.rounds, arguments.batch, arguments.threads, arguments.zoo, data, Path(work)
-        )
+            contestants, arguments.rounds, arguments.batch, arguments.threads, arguments.zoo, data, work,
+            arguments.latency_only,
+        )  # fmt: skip
         facts = {
             "command": shlex.join(["benchmarks/compare_peers.py", *sys.argv[1:]]),
             "machine": environment.machine(),

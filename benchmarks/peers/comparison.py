@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from . import measure, networks
+from . import measure, networks, store
 from .contestants import Artefact, Contestant
 from .exported import ALL as CONTESTANTS
 from .measure import Agreement, Latency
 from .networks import Network, Prepared
 from .pare_driver import DriverError, Zoo
+from .row import Row
 
 PARE = {"pare": "int8", "pare_float": "float", "pare_bf16": "bf16"}
-
-
-@dataclass
-class Row:
-    """All that is known of one contestant on one network; `absent` says why there is nothing."""
-
-    network: str
-    contestant: str
-    absent: str | None = None
-    agreement: Agreement | None = None
-    weight_bytes: int | None = None
-    float_bytes: int | None = None
-    quantize_seconds: float | None = None
-    latency: dict[str, Latency] = field(default_factory=dict)
-    driver: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +29,7 @@ class Plan:
     executable: Path
     data: Path | None
     work: Path
+    latency_only: bool = False
 
 
 def configuration(batch: int, threads: int) -> str:
@@ -51,7 +37,23 @@ def configuration(batch: int, threads: int) -> str:
 
 
 def compare(network: Network, plan: Plan) -> list[Row]:
-    """One row for each contestant that suits the network, in the plan's order."""
+    """One row for each contestant that suits the network, in the plan's order; what is known is kept in `plan.work`."""
+    if plan.latency_only:
+        rows, artefacts = store.load(plan.work, network.name)
+    else:
+        rows, artefacts = build_and_judge(network, plan)
+        store.save(plan.work, network.name, rows, artefacts)
+    chosen = {name: row for name, row in rows.items() if name in plan.names}
+    peers = {name: CONTESTANTS[name] for name in artefacts if name in chosen}
+    drivers = {name: Zoo(plan.executable, plan.data, PARE[name]) for name in chosen if name in PARE}
+    for batch in plan.batches if plan.rounds else []:
+        for threads in plan.threads:
+            time_all(network, batch, threads, peers, artefacts, drivers, chosen, plan)
+            store.save(plan.work, network.name, rows, artefacts)
+    return list(rows.values())
+
+
+def build_and_judge(network: Network, plan: Plan) -> tuple[dict[str, Row], dict[str, Artefact]]:
     prepared = networks.prepare(network, plan.data, plan.work)
     rows = {name: Row(network.name, name) for name in plan.names}
     peers = {name: CONTESTANTS[name] for name in plan.names if name in CONTESTANTS}
@@ -63,13 +65,10 @@ def compare(network: Network, plan: Plan) -> list[Row]:
     artefacts = build_peers(prepared, peers, rows, plan)
     if prepared.has_labels:
         judge_peers(prepared, peers, artefacts, rows)
-    drivers = {name: Zoo(plan.executable, plan.data, PARE[name]) for name in rows if name in PARE}
-    for name, zoo in drivers.items():
-        judge_pare(prepared, zoo, rows[name])
-    for batch in plan.batches if plan.rounds else []:
-        for threads in plan.threads:
-            time_all(prepared, batch, threads, peers, artefacts, drivers, rows, plan)
-    return list(rows.values())
+    for name in rows:
+        if name in PARE:
+            judge_pare(prepared, Zoo(plan.executable, plan.data, PARE[name]), rows[name], plan.work)
+    return rows, artefacts
 
 
 def drop_accuracy_only(peers: dict[str, Contestant], rows: dict[str, Row]) -> None:
@@ -120,9 +119,9 @@ def judge_peers(
         print(f"  {name}: {rows[name].agreement.accuracy:.2f} %", flush=True)
 
 
-def judge_pare(prepared: Prepared, zoo: Zoo, row: Row) -> None:
+def judge_pare(prepared: Prepared, zoo: Zoo, row: Row, work: Path) -> None:
     try:
-        found = zoo.accuracy(prepared)
+        found = zoo.accuracy(prepared, store.checkpoint(work, prepared.network.name, zoo.recipe))
     except DriverError as error:
         row.absent = str(error)
         return
@@ -135,7 +134,7 @@ def judge_pare(prepared: Prepared, zoo: Zoo, row: Row) -> None:
 
 
 def time_all(
-    prepared: Prepared,
+    network: Network,
     batch: int,
     threads: int,
     peers: dict[str, Contestant],
@@ -147,20 +146,24 @@ def time_all(
     """Every round gives each contestant one turn, so that whatever else the machine does falls on all of them."""
     key = configuration(batch, threads)
     print(f"  {key}: {plan.rounds} rounds", flush=True)
-    feed = networks.random_feed(prepared.network, batch)
-    runners = {name: peers[name].runner(artefact, threads, feed) for name, artefact in artefacts.items()}
+    feed = networks.random_feed(network, batch)
+    runners = {name: peer.runner(artefacts[name], threads, feed) for name, peer in peers.items()}
+    for row in rows.values():  # measured again: what was there before goes
+        for label in (key, f"{key}, LibTorch eager"):
+            row.latency.pop(label, None)
     for _ in range(plan.rounds):
         for name, runner in runners.items():
             latency = rows[name].latency.setdefault(key, Latency())
             latency.rounds.append(measure.run_slice(runner, feed))
         for name, zoo in drivers.items():
             if rows[name].absent is None:
-                time_pare(prepared, zoo, batch, threads, rows[name], key)
+                model = store.checkpoint(plan.work, network.name, zoo.recipe)
+                time_pare(network, zoo, model, batch, threads, rows[name], key)
 
 
-def time_pare(prepared: Prepared, zoo: Zoo, batch: int, threads: int, row: Row, key: str) -> None:
+def time_pare(network: Network, zoo: Zoo, model: Path, batch: int, threads: int, row: Row, key: str) -> None:
     try:
-        found = zoo.latency(prepared, batch, threads)
+        found = zoo.latency(network, model, batch, threads)
     except DriverError as error:
         row.absent = str(error)
         return

@@ -22,6 +22,12 @@ def directory() -> Path:
     return Path(os.environ.get("PARE_PEERS_VENV", ROOT / ".venv-peers")).resolve()
 
 
+def data_directory() -> Path | None:
+    """PARE_DATA, or `shared/data` beside the project; None where there is no such folder."""
+    path = Path(os.environ.get("PARE_DATA", ROOT.parent / "shared" / "data"))
+    return path if path.is_dir() else None
+
+
 def requirements() -> list[str]:
     lines = (line.split("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
     return [line for line in lines if line]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .contestants import CONTESTANTS, Artefact, Contestant, OnnxRuntime, OpenVino, Runner
-from .environment import ROOT
+from .environment import ROOT, data_directory
 from .networks import Prepared
 from .pare_driver import Zoo
 from .samples import Feed
@@ -32,7 +31,7 @@ class Exported:
 
     def build(self, prepared: Prepared, work: Path) -> Artefact:
         path = work / f"{prepared.network.name}.{self.name}.onnx"
-        data = Path(os.environ["PARE_DATA"]) if os.environ.get("PARE_DATA") else None
+        data = data_directory()
         zoo = Zoo(ROOT / "build" / "examples" / "zoo", data, self.recipe)
         found = zoo.export(prepared, path)
         return Artefact(path, path.stat().st_size, found["capture_s"] + found["optimize_s"])
@@ -47,6 +46,7 @@ EXPORTED: dict[str, Contestant] = {
     for contestant in (
         Exported("pare_onnx_onnxruntime_float", OnnxRuntime(int8=False), "float", "onnxruntime_float"),
         Exported("pare_onnx_onnxruntime", OnnxRuntime(int8=False), "int8", "onnxruntime_float"),
+        Exported("pare_onnx_for_onnxruntime", OnnxRuntime(int8=False), "int8-onnxruntime", "onnxruntime_float"),
         Exported("pare_onnx_openvino_float", OpenVino("openvino", bias_correction=None), "float", "openvino_float"),
         Exported("pare_onnx_openvino", OpenVino("openvino", bias_correction=None), "int8", "openvino_float"),
     )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .networks import Prepared
+from .networks import Network, Prepared
 
 TIMEOUT_SECONDS = 900
-SPEED_CALIBRATION = 8
+SECONDS = 1.0  # of a latency measurement, eager and compiled calls by turns
 
 
 class DriverError(RuntimeError):
@@ -32,23 +32,25 @@ class Zoo:
         if not self.executable.exists():
             raise DriverError(f"{os.path.relpath(self.executable)} is missing: build the target `zoo`")
 
-    def accuracy(self, prepared: Prepared) -> dict[str, Any]:
-        """Full calibration and test set, by the rules of `samples.py`."""
+    def accuracy(self, prepared: Prepared, model: Path) -> dict[str, Any]:
+        """Full calibration and test set, by the rules of `samples.py`; leaves the result as a checkpoint."""
         source = prepared.network.source
-        if source is None or self.data is None:
-            return self._run(prepared, 1, 2, [])
-        files = ["--test", str(self.data / source.test), *self._calibration(prepared, source.count)]
-        return self._run(prepared, 1, 2, files)
+        files = ["--weights", str(prepared.safetensors), "--seconds", "0.1", "--save", str(model)]
+        if source is not None and self.data is not None:
+            files += ["--test", str(self.data / source.test), *self._calibration(prepared, source.count)]
+        return self._run(prepared.network, 1, 2, files)
 
-    def latency(self, prepared: Prepared, batch: int, threads: int) -> dict[str, Any]:
-        """The same weights, calibrated on few samples and not tested: how long a call takes does not depend on them."""
-        return self._run(prepared, batch, threads, self._calibration(prepared, SPEED_CALIBRATION))
+    def latency(self, network: Network, model: Path, batch: int, threads: int) -> dict[str, Any]:
+        """Of the checkpoint that `accuracy` left. bf16 is no property of a model: it is compiled from the float one."""
+        source = [] if self.recipe == "bf16" else ["--load", str(model)]
+        return self._run(network, batch, threads, [*source, "--seconds", str(SECONDS)])
 
     def export(self, prepared: Prepared, path: Path) -> dict[str, Any]:
         """The model as ONNX, quantized on the full calibration set."""
         source = prepared.network.source
         files = self._calibration(prepared, source.count) if source is not None else []
-        return self._run(prepared, 1, 2, [*files, "--seconds", "0.1", "--export", str(path)])
+        files = ["--weights", str(prepared.safetensors), *files, "--seconds", "0.1", "--export", str(path)]
+        return self._run(prepared.network, 1, 2, files)
 
     def _calibration(self, prepared: Prepared, count: int) -> list[str]:
         source = prepared.network.source
@@ -56,14 +58,14 @@ class Zoo:
             return []
         return ["--calibration", str(self.data / source.calibration), "--calibration-count", str(count)]
 
-    def _run(self, prepared: Prepared, batch: int, threads: int, files: list[str]) -> dict[str, Any]:
+    def _run(self, network: Network, batch: int, threads: int, files: list[str]) -> dict[str, Any]:
         self.check()
         environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NNCF_CI")}
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "zoo.json"
             command = [
-                str(self.executable), "--model", prepared.network.name, "--weights", str(prepared.safetensors), *files,
-                "--recipe", self.recipe, "--batch", str(batch), "--threads", str(threads), "--json", str(result),
+                str(self.executable), "--model", network.name, "--recipe", self.recipe, "--batch", str(batch),
+                "--threads", str(threads), "--json", str(result), *files,
             ]  # fmt: skip
             try:
                 done = subprocess.run(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .comparison import Row
+from .row import Row
 
 QUALITY = ["contestant", "accuracy %", "SQNR dB", "flips", "file KiB", "of float", "quantized in s"]
 

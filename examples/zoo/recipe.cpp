@@ -85,6 +85,11 @@ const std::map<std::string, Step>& steps() {
       {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
       {"int8", [](Recipe& recipe,
                   const RecipeOptions& options) { apply_pass(recipe, options.calibration, pare::Quantizer{}); }},
+      // For ONNX Runtime, whose convolutions are integer only where their own result is.
+      {"int8-onnxruntime",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options.calibration, pare::Quantizer{.target = &pare::onnxruntime_target()});
+       }},
       {"w4a8",
        [](Recipe& recipe, const RecipeOptions& options) {
          apply_pass(recipe, options.calibration, pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned});

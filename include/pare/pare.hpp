@@ -81,6 +81,7 @@
 #include "pare/quantize/cross_layer_equalization.hpp"
 #include "pare/quantize/quantization_aware_training.hpp"
 #include "pare/quantize/quantizer.hpp"
+#include "pare/quantize/round_biases.hpp"
 #include "pare/quantize/simulation.hpp"
 #include "pare/quantize/sketch.hpp"
 #include "pare/quantize/smooth_quant.hpp"

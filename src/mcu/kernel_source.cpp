@@ -16,14 +16,17 @@ static uint8_t clamped(int64_t value, int shift, int low, int high) {
 }
 )";
 
-constexpr std::string_view kConvolution = R"(typedef struct {
+constexpr std::string_view kConvolutionShape = R"(typedef struct {
   int in_channels, in_height, in_width, out_channels, out_height, out_width;
   int kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left, dilation_height, dilation_width, groups;
   int in_zero, shift, low, high, residual_zero;
   int64_t residual_multiplier;
 } convolution_shape;
 
-/* out[c] = clamp((sum of (x - zero) * w) * multiplier[c] + offset[c] + residual), padding counts as zero. */
+)";
+
+constexpr std::string_view kConvolution =
+    R"(/* out[c] = clamp((sum of (x - zero) * w) * multiplier[c] + offset[c] + residual), padding counts as zero. */
 static void convolution(const convolution_shape *s, const uint8_t *in, const int8_t *weights, const int32_t *multipliers,
                         const int64_t *offsets, const uint8_t *residual, uint8_t *out) {
   const int group_in = s->in_channels / s->groups, group_out = s->out_channels / s->groups;
@@ -156,6 +159,10 @@ constexpr std::string_view kCopy =
 }  // namespace
 
 std::string_view preamble_source() noexcept { return kPreamble; }
+
+std::string_view type_source(StepKind kind) noexcept {
+  return kind == StepKind::Convolution ? kConvolutionShape : std::string_view();
+}
 
 std::string_view kernel_source(StepKind kind) noexcept {
   switch (kind) {

@@ -73,6 +73,11 @@ struct ProgramTexts {
 /// @param prefix of every name with external linkage
 ProgramTexts program_texts(const Program& program, const std::string& prefix);
 std::int64_t constant_bytes(const Program& program);
+/// Scratch memory of the kernels on CMSIS-NN: patches of the input as int8, sums as int32.
+struct Scratch {
+  std::int64_t patches = 0, sums = 0;  ///< elements
+};
+Scratch scratch_of(const Program& program);
 std::int64_t multiply_accumulates(const Program& program);
 
 }  // namespace mcu

@@ -113,10 +113,16 @@ std::string call(const Program& program, const Step& step, std::size_t at) {
 }
 
 std::string source_text(const Program& program, const std::string& prefix) {
-  std::string text(preamble_source());
+  auto text = std::string(preamble_source()) + cmsis_nn_preamble(program);
   std::set<StepKind> kinds;
   for (const auto& step : program.steps) kinds.insert(step.kind);
-  for (const auto kind : kinds) text += fmt::format("\n{}", kernel_source(kind));
+  for (const auto kind : kinds) {
+    text += fmt::format("\n{}", type_source(kind));
+    const auto faster = cmsis_nn_source(kind);
+    text += faster.empty()
+                ? std::string(kernel_source(kind))
+                : fmt::format("#if defined(PARE_USE_CMSIS_NN)\n{}#else\n{}#endif\n", faster, kernel_source(kind));
+  }
   for (std::size_t at = 0; at < program.steps.size(); ++at) {
     const auto& step = program.steps[at];
     if (!has_tables(step)) continue;
@@ -198,7 +204,7 @@ ProgramTexts program_texts(const Program& program, const std::string& prefix) {
   const auto body = source_text(program, prefix);
   const auto digest = digest_of(header_text(program, prefix, 0) + body);
   auto source = fmt::format(
-      R"(/* Written by pare. Integer arithmetic only; no library. */
+      R"(/* Written by pare. Integer arithmetic only; no library, unless PARE_USE_CMSIS_NN is defined. */
 #include "{0}.h"
 
 #if {1}_DIGEST != 0x{2:08x}U

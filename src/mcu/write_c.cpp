@@ -34,6 +34,8 @@ CSource write_c(const Model& model, const std::string& path) {
   source.header = (target.parent_path() / (source.prefix + ".h")).string();
   source.flash_bytes = constant_bytes(program);
   source.arena_bytes = program.arena;
+  const auto scratch = scratch_of(program);
+  source.scratch_bytes = scratch.patches + 4 * scratch.sums;
   source.macs = multiply_accumulates(program);
   source.input = program.input.qparams;
   source.output_scale = program.output_scale;

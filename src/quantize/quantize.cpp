@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "biases.hpp"
 #include "calibration.hpp"
 #include "learn_rounding.hpp"
 #include "pare/core/error.hpp"
@@ -145,8 +146,10 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
     task.advance();
     if (layer.arithmetic == Arithmetic::Float) continue;
     const bool measured = i < calibration.forms.size() && calibration.forms[i];
+    const auto input_scale =
+        layer.input_site ? std::optional(calibration.sites.at(*layer.input_site).scale) : std::nullopt;
     texts[i] = weights.quantize(layer, measured ? &*calibration.forms[i] : nullptr,
-                                measured ? &calibration.moments[i] : nullptr);
+                                measured ? &calibration.moments[i] : nullptr, input_scale);
   }
   for (std::size_t i = 0; i < sites.sites.size(); ++i)
     for (const auto value : sites.sites[i].values)
@@ -155,6 +158,7 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
     for (const auto& [layer, text] : learn_rounding(model, original, context, settings.learned, settings.max_features))
       for (std::size_t i = 0; i < sites.layers.size(); ++i)
         if (index(sites.layers[i].region.anchor) == layer) texts[i] = text;
+  if (settings.round_biases) round_biases(model, context.rewriter());
   report(context, sites, calibration, texts);
   report_others(model.graph(), context, sites);
   context.rewriter().eliminate_dead();

@@ -38,13 +38,18 @@ class SiteFinder {
   }
 
   Sites run() {
-    for (auto& region : match_regions(graph_)) result_.layers.push_back({std::move(region), Arithmetic::Float, {}});
+    const auto& fusion = request_.target.fusion;
+    for (auto& region : match_regions(graph_, fusion.empty() ? default_fusion_rules() : fusion))
+      result_.layers.push_back({std::move(region), Arithmetic::Float, {}});
     for (std::size_t i = 0; i < result_.layers.size(); ++i) region_of_[index(result_.layers[i].region.output)] = i;
     check_patterns();
     for (auto& layer : result_.layers) decide(layer);
     elect();
     for (const auto& layer : result_.layers)
-      if (layer.arithmetic == Arithmetic::Integer) need_inputs(layer.region);
+      if (layer.arithmetic == Arithmetic::Integer) {
+        need_inputs(layer.region);
+        need_output(layer.region);
+      }
     gather();
     return std::move(result_);
   }
@@ -250,6 +255,15 @@ class SiteFinder {
       for (const auto source : sources(region.inputs[1])) signed_[index(source)] = true;
   }
 
+  // Kernels that write nothing but integers: whoever reads.
+  void need_output(const FusedRegion& region) {
+    const auto* support = request_.target.find(region.family);
+    if (!support || support->float_output) return;
+    const auto at = index(region.output);
+    needed_[at] = true;
+    bits_[at] = std::max(bits_[at], request_.activations);
+  }
+
   // Values that share a scale share bits and sign.
   void share() {
     for (std::size_t i = 0; i < needed_.size(); ++i) {
@@ -271,6 +285,11 @@ class SiteFinder {
             {{}, signed_[root(i)] ? IntegerGrid::signed_symmetric(bits) : IntegerGrid::unsigned_affine(bits)});
       result_.sites[at->second].values.push_back(ValueId{static_cast<std::uint32_t>(i)});
       result_.site_of.emplace(i, at->second);
+    }
+    for (auto& layer : result_.layers) {
+      if (layer.arithmetic != Arithmetic::Integer || layer.region.inputs.empty()) continue;
+      const auto site = result_.site_of.find(index(sources(layer.region.inputs[0]).front()));
+      if (site != result_.site_of.end()) layer.input_site = site->second;
     }
   }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -18,7 +19,8 @@ enum class Arithmetic : std::uint8_t { Float, WeightOnly, Integer };
 struct Layer {
   FusedRegion region;
   Arithmetic arithmetic = Arithmetic::Float;
-  std::string reason;  ///< why it stays float, or float in part
+  std::string reason;                          ///< why it stays float, or float in part
+  std::optional<std::size_t> input_site = {};  ///< of integer layers: index of the site that the first input is in
 };
 
 /// Values that share one scale and zero point: results of regions, norms or inputs of the model, before the ops that

@@ -27,6 +27,7 @@ QuantizationSettings without_rounding(QuantizationSettings settings) {
   settings.rounding = Rounding::Nearest;
   settings.correct_bias = false;
   settings.smooth = false;
+  settings.round_biases = false;
   return settings;
 }
 

@@ -75,6 +75,12 @@ at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const I
   return rounded;
 }
 
+// Scales that are at least so large.
+void raise(Scales& scales, const at::Tensor& smallest) {
+  const auto least = (scales.whole ? smallest.max().reshape({1}) : smallest).to(scales.rows.scale);
+  if (least.numel() == scales.rows.scale.numel()) scales.rows.scale = at::maximum(scales.rows.scale, least);
+}
+
 }  // namespace
 
 Bits WeightQuantizer::bits_of(NodeId layer) const {
@@ -87,16 +93,17 @@ IntegerGrid WeightQuantizer::grid() const {
   return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(bits_) : IntegerGrid::signed_affine(bits_);
 }
 
-const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, std::int64_t axis, bool per_tensor,
-                                                      const MatrixForm* form, const Gram* moments) {
-  const auto key = std::make_pair(index(weight), per_tensor ? -1 : axis);
+const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, const Way& way) {
+  const auto axis = way.axis;
+  const auto key = std::make_pair(index(weight), way.per_tensor ? -1 : axis);
   if (const auto known = placed_.find(key); known != placed_.end()) return known->second;
   const auto path = model_.graph().value(weight).name;
   const auto original = model_.weight(weight).detach();
   const auto channels = channels_first(original, axis).to(at::kFloat);
-  const auto scales = choose(channels, settings_, grid(), per_tensor, path);
-  const bool compensate = form && moments && !moments->empty() && settings_.rounding != Rounding::Nearest;
-  const auto rounded = compensate ? compensated(channels, scales, grid(), *form, moments->second_moment(true))
+  auto scales = choose(channels, settings_, grid(), way.per_tensor, path);
+  if (way.smallest.defined() && scales.per_channel == 1) raise(scales, way.smallest);
+  const bool compensate = way.form && way.moments && !way.moments->empty() && settings_.rounding != Rounding::Nearest;
+  const auto rounded = compensate ? compensated(channels, scales, grid(), *way.form, way.moments->second_moment(true))
                                   : nearest(channels, scales, grid());
   auto& rewriter = context_.rewriter();
   rewriter.set_weight(path, channels_back(rounded, axis, original.sizes()));
@@ -175,7 +182,7 @@ std::string WeightQuantizer::recurrent(const Layer& layer) {
     operand.each_value([&](ValueId& value) {
       const auto& held = model_.graph().value(value);
       if (held.kind != ValueKind::Weight || held.type.rank() != 2 || held.type.dtype != c10::ScalarType::Float) return;
-      value = place(value, 0, std::holds_alternative<PerTensor>(settings_.granularity), nullptr, nullptr).value;
+      value = place(value, {.per_tensor = std::holds_alternative<PerTensor>(settings_.granularity)}).value;
       ++count;
     });
     context_.rewriter().set_operand(node.id, i, operand);
@@ -183,7 +190,16 @@ std::string WeightQuantizer::recurrent(const Layer& layer) {
   return fmt::format("{} weight matrices int{}, activations float", count, bits_.count);
 }
 
-std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments) {
+// Where a bias is far larger than the weights beside it, scales that let it fit into 32 bits, with a bit to spare.
+at::Tensor WeightQuantizer::smallest_scale(const Layer& layer, double input_scale) const {
+  constexpr double kLargest = 1 << 30;
+  const auto bias = layer.region.bias;
+  if (!model_.graph().is_own_weight(bias) || model_.graph().value(bias).type.rank() != 1) return {};
+  return model_.weight(bias).detach().abs().to(at::kDouble) / (input_scale * kLargest);
+}
+
+std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments,
+                                      std::optional<double> input_scale) {
   const auto& region = layer.region;
   bits_ = bits_of(region.anchor);
   if (region.family == OpFamily::Recurrent) return recurrent(layer);
@@ -193,7 +209,12 @@ std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form
       region.family == OpFamily::TransposedConvolution && groups_of(model_.graph(), region) > 1;
   const bool per_tensor = !axis || shared_channels || std::holds_alternative<PerTensor>(settings_.granularity);
   const auto before = model_.weight(region.weight).detach();
-  const auto& placed = place(region.weight, axis.value_or(0), per_tensor, form, moments);
+  const auto& placed =
+      place(region.weight, {.axis = axis.value_or(0),
+                            .per_tensor = per_tensor,
+                            .form = form,
+                            .moments = moments,
+                            .smallest = input_scale ? smallest_scale(layer, *input_scale) : at::Tensor()});
   // The first reader on the way to this region's anchor.
   const auto reader = region.weight_nodes.empty() ? region.anchor : region.weight_nodes.front();
   auto& rewriter = context_.rewriter();

@@ -27,6 +27,26 @@ pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& ba
   return pare::apply(pare::Quantizer{}, model, {.calibration = batches}).model;
 }
 
+/// The same integers with CMSIS-NN's kernels: on the host, with DSP instructions, and with vectors.
+void check_cmsis_nn(const std::string& name, const ScratchFolder& folder, const pare::mcu::CSource& source,
+                    const torch::Tensor& samples, const torch::Tensor& scores) {
+  const auto root = cmsis_nn();
+  if (!root) return;
+  CHECK(torch::equal(cmsis_nn_host_scores(folder, samples, *root), scores));
+  const auto few = samples.narrow(0, 0, std::min<int64_t>(2, samples.size(0)));
+  for (const auto& core : {kCortexM3, kCortexM4, kCortexM55}) {
+    INFO(core.name);
+    const auto plain = run_on_cortex(folder, few, scores.size(1), core),
+               faster = run_on_cortex(folder, few, scores.size(1), core, *root);
+    if (!plain || !faster) return;
+    CHECK(torch::equal(plain->scores, scores.narrow(0, 0, few.size(0))));
+    CHECK(torch::equal(faster->scores, plain->scores));
+    CHECK(faster->ram == plain->ram + source.scratch_bytes);
+    print_cortex(name, *plain, core);
+    print_cortex(name, *faster, core, true);
+  }
+}
+
 struct Outcome {
   pare::mcu::CSource source;
   torch::Tensor scores;             ///< real numbers
@@ -35,7 +55,8 @@ struct Outcome {
 
 /// @param exact_share of the samples without any integer that differs from the simulation's: deep networks have so many
 ///                    numbers that one of them lies at a rounding boundary in most samples
-Outcome check_program(const pare::Model& model, const torch::Tensor& inputs, double exact_share) {
+Outcome check_program(const std::string& name, const pare::Model& model, const torch::Tensor& inputs,
+                      double exact_share) {
   const torch::NoGradGuard no_grad;
   const ScratchFolder folder;
   Outcome outcome{pare::mcu::write_c(model, folder.file("net.c")), {}, {}};
@@ -58,6 +79,7 @@ Outcome check_program(const pare::Model& model, const torch::Tensor& inputs, dou
   CHECK(pare::sqnr_db(expected, outcome.scores) > 40.0);
   CHECK(outcome.scores.argmax(1).ne(expected.argmax(1)).sum().item<int64_t>() * 100 <= worst.numel());
   const auto few = samples.narrow(0, 0, std::min<int64_t>(4, samples.size(0)));
+  check_cmsis_nn(name, folder, outcome.source, samples, scores);
   outcome.cortex = run_on_cortex(folder, few, scores.size(1));
   if (outcome.cortex) CHECK(torch::equal(outcome.cortex->scores, scores.narrow(0, 0, few.size(0))));
   return outcome;
@@ -110,6 +132,7 @@ TEST_CASE("every kernel gives the simulation's integers", "[mcu]") {
   CHECK((probabilities - expected).abs().amax(1).lt(1e-5).sum().item<int64_t>() >= 26);
   if (const auto emulated = run_on_cortex(folder, samples.narrow(0, 0, 3), 6))
     CHECK(torch::equal(emulated->scores, scores.narrow(0, 0, 3)));
+  check_cmsis_nn("every kernel", folder, source, samples, scores);
 }
 
 TEST_CASE("networks with random weights, on the host", "[mcu]") {
@@ -125,7 +148,8 @@ TEST_CASE("networks with random weights, on the host", "[mcu]") {
         CHECK(pare::mcu::write_c(model, folder.file("net.c")).macs > 100'000'000);
         continue;
       }
-      const auto outcome = check_program(model, bundle.example(32).at(0), std::string(name) == "resnet8" ? 0.0 : 0.8);
+      const auto outcome =
+          check_program(name, model, bundle.example(32).at(0), std::string(name) == "resnet8" ? 0.0 : 0.8);
       if (std::string(name) == "digits_mlp") {
         CHECK(outcome.source.flash_bytes < 64 * 1024);
         CHECK(outcome.source.arena_bytes < 8 * 1024);
@@ -150,7 +174,7 @@ TEST_CASE("ResNet-8 keeps its accuracy on CIFAR-10 as C", "[mcu]") {
   const auto model = quantized(bundle, {calibration.begin(), calibration.end()});
   const torch::NoGradGuard no_grad;
   const auto reference = data::top1_percent(bundle.forward({set.inputs[0]}).at(0), set.labels);
-  const auto outcome = check_program(model, set.inputs[0], 0.0);
+  const auto outcome = check_program("resnet8", model, set.inputs[0], 0.0);
   const auto percent = data::top1_percent(outcome.scores.to(torch::kFloat), set.labels);
   std::cerr << fmt::format("resnet8: {:.2f} % as C, {:.2f} % in float\n", percent, reference);
   if (outcome.cortex) print_cortex("resnet8", *outcome.cortex);

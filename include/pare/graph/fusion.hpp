@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "pare/graph/fusion_rule.hpp"
 #include "pare/graph/graph.hpp"
 #include "pare/graph/op_family.hpp"
 
@@ -32,15 +33,6 @@ struct FusedRegion {
   NodeId activation = kNoNode;
   NodeId channel_scale = kNoNode;  ///< `y * s`, s a weight `[channels]` along the last axis
   ValueId scale = kNoValue;        ///< that weight
-};
-
-/// A fusion rule: which followers a family's kernel can take in. Data, so that a target may state its own.
-struct FusionRule {
-  OpFamily family;
-  bool batch_norm;                                ///< absorbed into weight and bias
-  bool residual_add;                              ///< `y + x` where x has exactly y's type
-  std::span<const std::string_view> activations;  ///< op names; empty: none
-  bool channel_scale;                             ///< a product with a weight vector, last
 };
 
 /// The rules that every region-wise pass uses unless told otherwise.

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pare/graph/fusion_rule.hpp"
 #include "pare/graph/op_family.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -27,12 +28,14 @@ struct TargetDescription {
     std::vector<Scheme> weights;      ///< best first; empty: the family has no weights
     std::vector<Scheme> activations;  ///< best first; empty with weights: weight-only, activations stay float
     bool integer_output = false;      ///< the kernel may requantize; otherwise its output is float
+    bool float_output = true;         ///< the kernel may write numbers, too; otherwise whoever reads gets integers
     std::string reason;               ///< why not more, for reports
   };
 
   std::string name;
   std::vector<Support> families;
   bool bf16 = false;
+  std::span<const FusionRule> fusion = {};  ///< what its kernels take in; empty: `default_fusion_rules()`
 
   /// The entry of a family, or null: it stays float.
   [[nodiscard]] const Support* find(OpFamily family) const noexcept;
@@ -43,5 +46,10 @@ struct TargetDescription {
 /// This process's back end: oneDNN's integer kernels. Weights s8 symmetric (per output channel or per tensor),
 /// activations u8 affine or s8 symmetric per tensor; recurrent and embedding weights only.
 const TargetDescription& onednn_target();
+
+/// ONNX Runtime's CPU kernels. As `onednn_target()`, but a convolution is integer only where its own result is
+/// integers: a residual sum, and an activation that is not a clamp, are kernels of their own, with one rounding more
+/// between. Transposed convolutions have integer weights only.
+const TargetDescription& onnxruntime_target();
 
 PARE_NAMESPACE_END

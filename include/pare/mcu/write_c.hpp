@@ -29,6 +29,9 @@ namespace mcu {
 /// close to a rounding boundary that float32 itself would decide by its last
 /// bits. Scores are integers of one common scale, without a last softmax.
 ///
+/// Where the source is compiled with PARE_USE_CMSIS_NN, Arm's CMSIS-NN computes the sums of products of convolutions
+/// and linear layers, with the target's SIMD instructions; rounding stays ours, and so the integers are the same.
+///
 /// Covers convolutions (grouped, depthwise, padded), linear layers, sums of two
 /// values, ReLU and other clamps, max and average pooling, concatenation of
 /// channels, and ops that only rename dimensions.

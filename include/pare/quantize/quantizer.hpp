@@ -28,7 +28,8 @@ PARE_NAMESPACE_BEGIN
 ///
 /// The ladder: batch norms are folded, attention written out, transformers smoothed (`SmoothQuant`), then one sweep
 /// over the calibration batches gathers ranges and second moments, weights are rounded against their layer's inputs,
-/// and the error of each layer's mean output goes into its bias. Memory does not grow with the number of batches.
+/// and the error of each layer's mean output goes into its bias, which `RoundBiases` puts on its grid. Memory does not
+/// grow with the number of batches.
 ///
 /// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
 /// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range,
@@ -70,7 +71,7 @@ struct Quantizer {
     check_weight_observer<WeightObserver>();
     return {AnyObserver(observer), weight_observer, keep_float,        weights,     layer_weights, activations,
             layer_activations,     granularity,     symmetric_weights, weight_only, rounding,      learned,
-            correct_bias,          smooth,          judge_ranges,      target,      max_features,  true};
+            correct_bias,          smooth,          judge_ranges,      target,      max_features};
   }
 };
 

@@ -93,11 +93,20 @@ void Lowering::lower_node(const Node& node) {
 void Lowering::run_on_aten(const Node& node, std::string reason) {
   ProgramStep step{.kind = StepKind::Aten, .node = node.id};
   step.reason = std::move(reason);
+  const bool recurrent = family_of(node.op) == OpFamily::Recurrent;
+  // One call reads them at every position: making numbers of them first costs little.
+  const auto keep_packed = [&](ValueId value) {
+    if (!recurrent) return false;
+    if (program_.packed.contains(index(value))) return true;
+    auto table = integer_table(value);
+    if (table) program_.packed.emplace(index(value), std::move(*table));
+    return table.has_value();
+  };
   for (const auto& operand : node.operands)
     operand.each_value([&](ValueId value) {
       const auto from = root(value);
       if (is_constant(from)) {
-        program_.constants[index(from)] = constant(from);
+        if (!keep_packed(from)) program_.constants[index(from)] = constant(from);
       } else if (std::ranges::find(step.inputs, from) == step.inputs.end()) {
         step.inputs.push_back(from);
       }
@@ -250,33 +259,41 @@ bool Lowering::lower_normalization(const Node& node, ProgramStep& step) {
   return true;
 }
 
-// Rows stored as integers, made float as they are looked up.
-bool Lowering::lower_embedding(const Node& node, ProgramStep& step) {
+// A rounded matrix with a scale a row, as its integers; where they are not of that kind, nothing.
+std::optional<IntegerTable> Lowering::integer_table(ValueId value) {
   std::vector<NodeId> path;
-  if (table_weight(graph_, node.input(0), &path) == kNoValue || path.empty()) return false;
+  if (table_weight(graph_, value, &path) == kNoValue || path.empty() || type(value).rank() != 2) return std::nullopt;
   const auto stored = stored_integers(path);
-  if (path.size() != 1 && !stored.defined()) return false;
+  if (path.size() != 1 && !stored.defined()) return std::nullopt;
   const auto& quantizer = graph_.node(path.back());
-  if (family_of(quantizer.op) != OpFamily::FakeQuantize || is_constant(node.input(1))) return false;
+  if (family_of(quantizer.op) != OpFamily::FakeQuantize) return std::nullopt;
   const bool per_channel = quantizer.op.base() == "aten::fake_quantize_per_channel_affine";
-  if (!per_channel && !quantizer.operand(1).number()) return false;
-  if (per_channel && quantizer.operand("axis").integer() != 0) return false;
+  if (!per_channel && !quantizer.operand(1).number()) return std::nullopt;
+  if (per_channel && quantizer.operand("axis").integer() != 0) return std::nullopt;
   if (quantizer.operand("quant_min").integer().value_or(-999) < -128 ||
       quantizer.operand("quant_max").integer().value_or(999) > 127)
-    return false;
+    return std::nullopt;
   auto scale = per_channel ? constant(quantizer.input(1)).to(at::kFloat)
                            : at::full({1}, *quantizer.operand(1).number(), at::kFloat);
   auto zero = per_channel ? constant(quantizer.input(2)).to(at::kFloat)
                           : at::full({1}, quantizer.operand("zero_point").number().value_or(0), at::kFloat);
-  if (!zero.eq(0).all().item<bool>()) return false;
-  if (stored.defined()) {
-    step.table = stored;
-  } else {
-    const auto& table = constant(node.input(0));
-    step.table = at::round(table.to(at::kFloat) / scale.view({-1, 1})).clamp(-128, 127).to(at::kChar);
+  if (!zero.eq(0).all().item<bool>()) return std::nullopt;
+  IntegerTable table{stored, {}};
+  if (!stored.defined()) {
+    const auto& numbers = constant(value);
+    table.integers = at::round(numbers.to(at::kFloat) / scale.view({-1, 1})).clamp(-128, 127).to(at::kChar);
   }
-  step.table_scale = scale.expand({step.table.size(0)}).contiguous().view({-1, 1});
-  folded_.erase(index(node.input(0)));
+  table.scale = scale.expand({table.integers.size(0)}).contiguous().view({-1, 1});
+  folded_.erase(index(value));
+  return table;
+}
+
+// Rows stored as integers, made float as they are looked up.
+bool Lowering::lower_embedding(const Node& node, ProgramStep& step) {
+  if (is_constant(node.input(1))) return false;
+  auto table = integer_table(node.input(0));
+  if (!table) return false;
+  step.table = std::move(*table);
   step.kind = StepKind::Embedding;
   step.inputs = {input(node, 1)};
   return true;

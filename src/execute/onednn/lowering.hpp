@@ -51,6 +51,7 @@ class Lowering {
   bool lower_pooling(const Node& node, ProgramStep& step);
   bool lower_mean(const Node& node, ProgramStep& step);
   bool lower_normalization(const Node& node, ProgramStep& step);
+  std::optional<IntegerTable> integer_table(ValueId value);
   bool lower_embedding(const Node& node, ProgramStep& step);
   void lower_attention(const Node& node);
   bool activation(const Node& node, PostOp& post);

@@ -186,9 +186,10 @@ class OnednnExecutor final : public Executor {
     std::size_t bytes = 0;
     for (const auto& step : program_->steps) {
       if (step.weights) bytes += every_layout ? step.weights->resident_bytes() : step.weights->payload_bytes();
-      for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table, &step.table_scale})
+      for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table.integers, &step.table.scale})
         if (tensor->defined()) bytes += tensor->nbytes();
     }
+    for (const auto& [value, table] : program_->packed) bytes += table.nbytes();
     std::set<const void*> seen;
     for (const auto& [value, tensor] : program_->constants)
       if (tensor.defined() && seen.insert(tensor.data_ptr()).second) bytes += tensor.nbytes();

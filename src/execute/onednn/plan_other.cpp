@@ -88,11 +88,16 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   std::vector<int> tensors, buffers;
   std::unordered_map<std::size_t, int> by_value;
   std::unordered_map<std::size_t, at::Tensor> constants;
+  std::unordered_map<std::size_t, IntegerTable> packed;
   for (const auto& operand : node.operands)
     operand.each_value([&](ValueId value) {
       const auto from = program_.root_of(value);
       if (const auto found = program_.constants.find(index(from)); found != program_.constants.end()) {
         constants[index(value)] = found->second;
+        return;
+      }
+      if (const auto found = program_.packed.find(index(from)); found != program_.packed.end()) {
+        packed[index(value)] = found->second;
         return;
       }
       const auto tensor = tensor_of(from, may_alias(node));
@@ -118,12 +123,14 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   const bool dense = node.is("aten::view") || node.is("aten::_unsafe_view") || node.is("aten::view_as_complex") ||
                      node.is("aten::as_strided");
   call(
-      [id, dense, by_value, constants, made, expected](PlanInstance& instance) {
+      [id, dense, by_value, constants, packed, made, expected](PlanInstance& instance) {
         const auto& plan = instance.plan();
         const auto& node = plan.program->graph.node(id);
         auto results = Interpreter::call(node, plan.dims, false, [&](ValueId value) -> at::Tensor {
           if (const auto found = by_value.find(index(value)); found != by_value.end())
             return dense ? instance.tensor(found->second).contiguous() : instance.tensor(found->second);
+          if (const auto found = packed.find(index(value)); found != packed.end())
+            return found->second.integers.to(at::kFloat).mul_(found->second.scale);
           const auto constant = constants.find(index(value));
           return constant == constants.end() ? at::Tensor() : constant->second;
         });
@@ -155,7 +162,7 @@ void PlanBuilder::emit_embedding(const ProgramStep& step) {
   const auto made = static_cast<int>(plan_->tensors.size());
   plan_->tensors.push_back({});
   call(
-      [ids, made, table = step.table, scale = step.table_scale](PlanInstance& instance) {
+      [ids, made, table = step.table.integers, scale = step.table.scale](PlanInstance& instance) {
         const auto& indices = instance.tensor(ids);
         const auto flat = indices.reshape({-1});
         auto rows = at::index_select(table, 0, flat).to(at::kFloat).mul_(at::index_select(scale, 0, flat));

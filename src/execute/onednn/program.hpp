@@ -59,6 +59,12 @@ struct Window {
   std::int64_t groups = 1;
 };
 
+/// Rows of s8 integers with a scale each, `[rows, 1]`: a weight that is made numbers when it is read.
+struct IntegerTable {
+  at::Tensor integers, scale;
+  [[nodiscard]] std::size_t nbytes() const { return integers.nbytes() + scale.nbytes(); }
+};
+
 /// One step of a model, whatever the sizes.
 struct ProgramStep {
   StepKind kind = StepKind::Aten;
@@ -75,7 +81,7 @@ struct ProgramStep {
   bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
   at::Tensor gamma{}, beta_tensor{};  ///< of LayerNorm
-  at::Tensor table{}, table_scale{};  ///< of Embedding: s8 rows and their scales
+  IntegerTable table{};               ///< of Embedding
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::string reason{};  ///< why on ATen
 };
@@ -85,9 +91,10 @@ struct Program {
   Graph graph;
   bool tune = true;  ///< plans time the kernels that could run a step
   std::vector<ProgramStep> steps;
-  std::vector<ValueId> root;                              ///< by ValueId: what a value is an alias of
-  std::vector<std::optional<Quantization>> quantization;  ///< by ValueId
-  std::unordered_map<std::size_t, at::Tensor> constants;  ///< by ValueId: tensors that ATen steps and binaries read
+  std::vector<ValueId> root;                                  ///< by ValueId: what a value is an alias of
+  std::vector<std::optional<Quantization>> quantization;      ///< by ValueId
+  std::unordered_map<std::size_t, at::Tensor> constants;      ///< by ValueId: tensors that ATen steps and binaries read
+  std::unordered_map<std::size_t, IntegerTable> packed = {};  ///< by ValueId: weights that recurrent steps read
 
   [[nodiscard]] ValueId root_of(ValueId value) const { return value == kNoValue ? value : root[index(value)]; }
 };

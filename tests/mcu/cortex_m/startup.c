@@ -46,6 +46,10 @@ static void say(int32_t number) {
 void reset(void) {
   static const uint32_t exit_block[2] = {0x20026, 0}; /* ADP_Stopped_ApplicationExit */
   uint32_t *to, *from;
+#if defined(__ARM_FEATURE_MVE)
+  *(volatile uint32_t *)0xE000ED88 |= 0xF00000; /* CPACR: vectors on */
+  __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
   for (to = &data_begin, from = &data_load; to < &data_end;) *to++ = *from++;
   for (to = &bss_begin; to < &bss_end;) *to++ = 0;
   main();
@@ -54,11 +58,11 @@ void reset(void) {
   }
 }
 
-/* SysTick counts down at the board's 25 MHz. Under `-icount shift=0` an instruction is a nanosecond: 40 a tick. */
+/* SysTick counts down at the board's clock. Under `-icount shift=0` an instruction is a nanosecond. */
 #define SYST_CSR (*(volatile uint32_t *)0xE000E010)
 #define SYST_RVR (*(volatile uint32_t *)0xE000E014)
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018)
-enum { kInstructionsATick = 40, kPaintedWords = 1024, kUnpaintedWords = 16 };
+enum { kPaintedWords = 1024, kUnpaintedWords = 16 };
 static const uint32_t kPaint = 0xA5A5A5A5U;
 
 /* Marks the unused stack below a frame, but for what this call itself stands on; how much of the mark is gone tells how
@@ -94,7 +98,7 @@ int main(void) {
     if (depth > deepest) deepest = depth;
     for (k = 0; k < NET_OUTPUT_SIZE; ++k) say(scores[k]);
   }
-  say((int32_t)(longest * kInstructionsATick));
+  say((int32_t)((uint64_t)longest * TICK_PICOSECONDS / 1000));
   say((int32_t)deepest);
   return 0;
 }
