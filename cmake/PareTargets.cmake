@@ -22,9 +22,12 @@ function(pare_link_onednn target)
   target_sources(${target} PRIVATE ${onednn_sources})
   get_target_property(onednn_include DNNL::dnnl INTERFACE_INCLUDE_DIRECTORIES)
   target_include_directories(${target} BEFORE PRIVATE ${onednn_include})
-  # oneDNN and LibTorch share one OpenMP runtime; its team size is set for each call.
+  # oneDNN and LibTorch share one OpenMP runtime; its team size is set for each call. Linked by name: a full path would
+  # have CMake warn, for every executable, that LibTorch brings a library of the same name.
   find_package(OpenMP REQUIRED COMPONENTS CXX)
-  target_link_libraries(${target} PRIVATE DNNL::dnnl OpenMP::OpenMP_CXX)
+  separate_arguments(openmp_flags NATIVE_COMMAND "${OpenMP_CXX_FLAGS}")
+  target_compile_options(${target} PRIVATE ${openmp_flags})
+  target_link_libraries(${target} PRIVATE DNNL::dnnl ${OpenMP_CXX_LIB_NAMES})
   target_compile_definitions(${target} PRIVATE PARE_HAS_ONEDNN=1)
 endfunction()
 

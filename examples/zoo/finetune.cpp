@@ -33,55 +33,62 @@ torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tenso
   const double t = options.temperature;
   const auto softened = F::kl_div(torch::log_softmax(student / t, 1), torch::log_softmax(teacher / t, 1),
                                   F::KLDivFuncOptions().reduction(torch::kBatchMean).log_target(true));
-  if (!labels.defined() || options.teacher_share >= 1) return t * t * softened;
+  if (options.teacher_share >= 1) return t * t * softened;
   return options.teacher_share * t * t * softened + (1 - options.teacher_share) * F::cross_entropy(student, labels);
 }
 
 namespace {
 
-// Blends each picture with another one: the teacher has an answer to it too (Beyer et al., 2022).
-torch::Tensor blended(const torch::Tensor& images) {
-  const auto share = torch::rand({images.size(0), 1, 1, 1}) * 0.5;
-  return images + share * (images.index_select(0, torch::randperm(images.size(0))) - images);
-}
-
-// The last residual sum that student and teacher both have: what the classifier reads, before it is averaged.
+// A residual sum that student and teacher both have.
 struct Hidden {
   pare::ValueId value = pare::kNoValue;
   torch::Tensor kept = {};  // the channels of the teacher's that the student kept; undefined: all
 };
 
-Hidden hidden_of(const pare::Model& student, const pare::Model& teacher) {
-  Hidden hidden;
+// All of them, in the order of the graph.
+std::vector<Hidden> hidden_of(const pare::Model& student, const pare::Model& teacher) {
+  std::vector<Hidden> all;
   const auto& graph = student.graph();
   for (const auto& region : pare::match_regions(graph)) {
     if (region.residual_add == pare::kNoNode || region.weight == pare::kNoValue) continue;
     if (!teacher.graph().contains(region.residual_add)) continue;
-    hidden = {graph.node(region.residual_add).output(), {}};
+    Hidden hidden{graph.node(region.residual_add).output(), {}};
     for (const auto& step : student.weights().narrowings(graph.value(region.weight).name)) {
       if (step.dim != 0) continue;
       const auto kept = torch::tensor(step.kept);
       hidden.kept = hidden.kept.defined() ? hidden.kept.index_select(0, kept) : kept;
     }
+    all.push_back(std::move(hidden));
   }
-  return hidden;
+  return all;
 }
 
-torch::Tensor run(const pare::Model& model, const std::vector<torch::Tensor>& inputs, pare::ValueId wanted,
-                  torch::Tensor& value) {
-  if (wanted == pare::kNoValue) return model.run(inputs).at(0);
+using Seen = std::vector<torch::Tensor>;
+
+torch::Tensor run(const pare::Model& model, const std::vector<torch::Tensor>& inputs, const std::vector<Hidden>& wanted,
+                  Seen& seen) {
+  seen.resize(wanted.size());
   return model
       .run(inputs,
            [&](pare::ValueId id, const torch::Tensor& tensor) {
-             if (id == wanted) value = tensor;
+             for (std::size_t i = 0; i < wanted.size(); ++i)
+               if (wanted[i].value == id) seen[i] = tensor;
            })
       .at(0);
 }
 
-// Mean square difference, by the variance of the teacher's.
-torch::Tensor hidden_loss(const Hidden& hidden, const torch::Tensor& student, const torch::Tensor& teacher) {
-  const auto theirs = hidden.kept.defined() ? teacher.index_select(1, hidden.kept) : teacher;
-  return (student - theirs).square().mean() / (theirs.var() + 1e-6);
+// Mean square differences, each by the variance of the teacher's. What the classifier reads counts as much as all
+// that leads there.
+torch::Tensor hidden_loss(const std::vector<Hidden>& hidden, const Seen& student, const Seen& teacher) {
+  torch::Tensor loss;
+  for (std::size_t i = 0; i < hidden.size(); ++i) {
+    const auto theirs = hidden[i].kept.defined() ? teacher[i].index_select(1, hidden[i].kept) : teacher[i];
+    const bool last = i + 1 == hidden.size();
+    const auto weight = last ? 1.0 : 1.0 / static_cast<double>(hidden.size() - 1);
+    const auto part = weight * (student[i] - theirs).square().mean() / (theirs.var() + 1e-6);
+    loss = loss.defined() ? loss + part : part;
+  }
+  return loss;
 }
 
 }  // namespace
@@ -96,7 +103,7 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
                                                         .momentum(options.momentum)
                                                         .weight_decay(options.weight_decay)
                                                         .nesterov(true));
-  const auto hidden = options.hidden_share > 0 ? hidden_of(student, teacher) : Hidden{};
+  const auto hidden = options.hidden_share > 0 ? hidden_of(student, teacher) : std::vector<Hidden>{};
   const pare::SparseTraining sparse{student, pare::Masks::of(student), optimizer};
   const auto per_epoch = train.size() / options.batch;
   const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * options.epochs, 1));
@@ -113,19 +120,16 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
       std::vector<torch::Tensor> inputs;
       for (const auto& input : train.inputs) inputs.push_back(input.index_select(0, index));
       if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
-      // Not towards the end: running statistics should be those of pictures as they are.
-      const bool mix = inputs[0].dim() == 4 && time < 0.75 && torch::rand({1}).item<double>() < options.mixed;
-      if (mix) inputs[0] = blended(inputs[0]);
-      torch::Tensor answer, theirs, own;
+      torch::Tensor answer;
+      Seen theirs, own;
       {
         const torch::NoGradGuard no_grad;
-        answer = run(teacher, inputs, hidden.value, theirs);
+        answer = run(teacher, inputs, hidden, theirs);
       }
       optimizer.zero_grad();
-      const auto own_answer = run(student, inputs, hidden.value, own);
-      auto loss =
-          distillation_loss(own_answer, answer, mix ? torch::Tensor() : train.labels.index_select(0, index), options);
-      if (theirs.defined()) loss = loss + options.hidden_share * hidden_loss(hidden, own, theirs);
+      const auto own_answer = run(student, inputs, hidden, own);
+      auto loss = distillation_loss(own_answer, answer, train.labels.index_select(0, index), options);
+      if (!hidden.empty()) loss = loss + options.hidden_share * hidden_loss(hidden, own, theirs);
       loss.backward();
       torch::nn::utils::clip_grad_norm_(student.parameters(), options.largest_gradient);
       optimizer.step();

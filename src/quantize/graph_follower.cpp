@@ -122,8 +122,7 @@ NodeId GraphFollower::find(const std::string& name, const torch::jit::Stack& sta
 void GraphFollower::bind(const at::Tensor& tensor, ValueId value, bool written) {
   if (!tensor.defined()) return;
   const auto* impl = tensor.unsafeGetTensorImpl();
-  const auto [entry, fresh] =
-      bound_.try_emplace(impl, Bound{c10::weak_intrusive_ptr<c10::TensorImpl>(tensor.getIntrusivePtr()), {}});
+  const auto [entry, fresh] = bound_.try_emplace(impl, Bound{WeakTensor(tensor.getIntrusivePtr()), {}});
   if (written) entry->second.values.clear();
   entry->second.values.push_back(value);
 }
@@ -141,13 +140,17 @@ void GraphFollower::start(NodeId node) {
 }
 
 at::Tensor GraphFollower::rounded_value(ValueId value, const at::Tensor& tensor) {
-  auto& [read, made] = done_[index(value)];
-  if (!read.defined() || !read.is_same(tensor)) {
-    if (!stepped_ && training_.is_training() && at::GradMode::is_enabled()) training_.begin_step();
-    stepped_ = true;
-    made = training_.simulate(value, tensor);
-    read = tensor;
+  if (const auto found = done_.find(index(value)); found != done_.end()) {
+    const auto read = found->second.read.lock();
+    if (auto made = found->second.made.lock(); made && read.get() == tensor.unsafeGetTensorImpl())
+      return at::Tensor(std::move(made));
+    done_.erase(found);
   }
+  if (!stepped_ && training_.is_training() && at::GradMode::is_enabled()) training_.begin_step();
+  stepped_ = true;
+  auto made = training_.simulate(value, tensor);
+  done_.emplace(index(value), Done{WeakTensor(tensor.getIntrusivePtr()), WeakTensor(made.getIntrusivePtr()),
+                                   made.requires_grad() ? at::Tensor() : made});
   return made;
 }
 

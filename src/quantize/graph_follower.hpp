@@ -36,8 +36,15 @@ class GraphFollower final : public SimulatedForward {
     std::size_t position = 0;  // in a list of tensors
     ValueId value = kNoValue;  // of the quantized graph
   };
+  using WeakTensor = c10::weak_intrusive_ptr<c10::TensorImpl>;
+  /// What a fake-quantize read and made. Where the backward pass keeps what was made, it alone does: memory is free
+  /// again as soon as the pass is through with it.
+  struct Done {
+    WeakTensor read, made;
+    at::Tensor kept = {};
+  };
   struct Bound {
-    c10::weak_intrusive_ptr<c10::TensorImpl> alive;  // keeps the address from being used again
+    WeakTensor alive;  // keeps the address from being used again
     std::vector<ValueId> values;
   };
 
@@ -57,8 +64,8 @@ class GraphFollower final : public SimulatedForward {
   std::unordered_map<std::size_t, std::vector<Rounded>> rounded_;       // by node
   std::unordered_map<std::size_t, const c10::TensorImpl*> parameters_;  // weight value -> the module's tensor
   std::unordered_map<const c10::TensorImpl*, Bound> bound_;             // of this forward
-  std::unordered_map<std::size_t, std::pair<at::Tensor, at::Tensor>> done_;  // fake-quantize -> what it read and made
-  std::unordered_set<std::size_t> visited_;                                  // nodes of this forward
+  std::unordered_map<std::size_t, Done> done_;                          // by fake-quantize, of this forward
+  std::unordered_set<std::size_t> visited_;                             // nodes of this forward
   bool stepped_ = false;
 };
 
