@@ -1,6 +1,6 @@
 // From training to a report in one process: a small network learns handwritten digits with LibTorch; pare captures it,
-// measures what each layer bears, prunes and quantizes as far as a budget of bytes and accuracy needs, compiles it and
-// writes what it did as an HTML page. Nothing in the network knows of pare.
+// measures what each layer bears, plans, prunes, distils and quantizes as far as a budget of bytes and accuracy needs,
+// compiles it and writes what it did as an HTML page. Nothing in the network knows of pare.
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
@@ -60,37 +60,59 @@ void train(DigitNet& net, const data::Set& digits, int epochs) {
   net->eval();
 }
 
-pare::AutoOptions asked(const pare::Model& model, const data::Set& digits, const data::Set& unseen) {
+pare::AutoOptions asked(const pare::Model& model, const data::Set& digits, const data::Set& unseen, double smaller,
+                        const std::string& checkpoint) {
   pare::AutoOptions options;
   options.calibration = digits.batches(32);
   options.scores = pare::top1_scores(unseen.batches(64), unseen.labels);
-  // Less than int8 alone reaches, so that channels have to go too.
-  options.budget = {.max_drop = 1_pct, .bytes = pare::Bytes{pare::WeightStorage(model).bytes() / 5}};
+  // Less than int8, 4 bits or pruning alone reach: what is left has to be taught.
+  options.budget = {.max_drop = 0.5_pct,
+                    .bytes = pare::Bytes{
+                        static_cast<std::uint64_t>(static_cast<double>(pare::WeightStorage(model).bytes()) / smaller)}};
+  options.training.data = pare::TrainingData::shuffled({digits.inputs[0], digits.labels}, 64);
+  options.training.fit = {.epochs = 20, .rate = 2e-3};
+  options.checkpoint = checkpoint;
   options.progress = pare::Progress::to(stderr);
   return options;
 }
 
-int run(const std::string& train_file, const std::string& test_file, const std::string& report, const std::string& page,
-        int epochs) {
+void print_candidates(const pare::AutoResult& result) {
+  fmt::print("\n{:<52}{:>8}{:>9}{:>9}  {}\n", "candidate", "top-1 %", "bytes", "ms", "");
+  for (const auto& one : result.candidates)
+    fmt::print("{:<52}{:>8.2f}{:>9}{:>9.4f}  {}\n", one.name, 100 * *one.measured.metric, one.measured.weight_bytes,
+               one.measured.latency.median_ms, one.kept ? "chosen: " + one.reason : one.reason);
+}
+
+struct Options {
+  std::string train_file, test_file, report, page, checkpoint;
+  int epochs = 15;
+  double smaller = 9;
+};
+
+int run(const Options& options) {
   torch::manual_seed(0);
   const data::InputFormat format{
       .kind = data::InputFormat::Kind::kImage, .channels = 1, .size = 8, .mean = {8}, .divisor = {8}};
-  const auto digits = data::load(train_file, format), unseen = data::load(test_file, format);
+  const auto digits = data::load(options.train_file, format), unseen = data::load(options.test_file, format);
   DigitNet net;
-  train(net, digits, epochs);
+  train(net, digits, options.epochs);
 
   const auto model = pare::capture(net, digits.inputs[0].slice(0, 0, 2));
-  const auto result = pare::optimize(model, asked(model, digits, unseen));
+  const auto result = pare::optimize(model, asked(model, digits, unseen, options.smaller, options.checkpoint));
   if (result.sensitivity) fmt::print("\nwhat each layer bears\n{}", result.sensitivity->text());
   fmt::print("\n{}\n{}", result.report, result.plan);
-  if (!page.empty())
-    pare::write_html_report(
-        page, result,
-        {.title = "Handwritten digits", .watts = 65, .grams_per_kwh = 400, .price_per_kwh = 0.25, .currency = "EUR"});
-  if (!report.empty()) {
-    std::ofstream file(report);
+  print_candidates(result);
+  if (!options.report.empty()) {
+    std::ofstream file(options.report);
     file << result.report.json() << '\n';
-    if (!file.flush()) pare::fail("digits.101", report, "the report cannot be written");
+    if (!file.flush()) pare::fail("digits.101", options.report, "the report cannot be written");
+  }
+  if (!options.page.empty()) {
+    pare::HtmlReportOptions page{
+        .title = "Handwritten digits", .watts = 65, .grams_per_kwh = 400, .price_per_kwh = 0.25, .currency = "EUR"};
+    page.samples = {unseen.inputs[0].slice(0, 0, 3)};
+    pare::write_html_report(options.page, result, page);
+    fmt::print("\nreport: {}\n", options.page);
   }
   return result.report.within_budget() ? 0 : 1;
 }
@@ -99,16 +121,18 @@ int run(const std::string& train_file, const std::string& test_file, const std::
 
 int main(int argc, char** argv) {
   CLI::App app{"Trains a network on handwritten digits, then makes it as small as a budget asks."};
-  std::string train_file, test_file, report, page;
-  int epochs = 15;
-  app.add_option("--train", train_file, "digits to learn, a csv with the label first")->required();
-  app.add_option("--test", test_file, "digits to judge by, likewise")->required();
-  app.add_option("--epochs", epochs, "rounds of training")->check(CLI::Range(1, 1000));
-  app.add_option("--html", page, "where to write the report as a page");
-  app.add_option("--json", report, "where to write the report");
+  Options options;
+  app.add_option("--train", options.train_file, "digits to learn, a csv with the label first")->required();
+  app.add_option("--test", options.test_file, "digits to judge by, likewise")->required();
+  app.add_option("--epochs", options.epochs, "rounds of training")->check(CLI::Range(1, 1000));
+  app.add_option("--smaller", options.smaller, "how many times smaller the weights shall be")
+      ->check(CLI::Range(1., 64.));
+  app.add_option("--checkpoint", options.checkpoint, "folder to go on from when a run was stopped");
+  app.add_option("--html", options.page, "where to write the report as a page");
+  app.add_option("--json", options.report, "where to write the report");
   CLI11_PARSE(app, argc, argv);
   try {
-    return run(train_file, test_file, report, page, epochs);
+    return run(options);
   } catch (const std::exception& error) {
     fmt::print(stderr, "digits: {}\n", error.what());
     return 2;

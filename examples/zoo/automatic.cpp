@@ -2,31 +2,68 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "pare/core/error.hpp"
 #include "pare/pipeline/auto.hpp"
 
 namespace zoo {
 
+namespace {
+
+// No other data: each part of the calibration batches judges what the others calibrate.
+std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model& model) {
+  constexpr std::size_t kFolds = 4;
+  const auto count = std::min(kFolds, options.calibration.size());
+  if (count < 2)
+    pare::fail("zoo.106", "", "{} calibration batches are too few to calibrate and to judge by",
+               options.calibration.size());
+  std::vector<pare::Fold> folds;
+  for (std::size_t fold = 0; fold < count; ++fold) {
+    Batches judging, rest;
+    std::vector<torch::Tensor> labels;
+    std::int64_t row = 0;
+    for (std::size_t i = 0; i < options.calibration.size(); ++i) {
+      const auto& batch = options.calibration[i];
+      const auto rows = batch.at(0).size(0);
+      const bool judges = i % count == fold;
+      (judges ? judging : rest).push_back(batch);
+      if (judges && options.calibration_labels.defined())
+        labels.push_back(options.calibration_labels.narrow(0, row, rows));
+      row += rows;
+    }
+    auto scores =
+        labels.empty() ? pare::agreement_scores(judging, model) : pare::top1_scores(judging, torch::cat(labels));
+    folds.push_back({std::move(rest), std::move(scores)});
+  }
+  return folds;
+}
+
+std::string judged_by(const RecipeOptions& options) {
+  if (options.validation.empty())
+    return options.calibration_labels.defined() ? "top-1, cross-validated on the calibration samples"
+                                                : "agreement with the float model, cross-validated";
+  return options.validation_labels.defined() ? "top-1 on samples of their own" : "agreement with the float model";
+}
+
+}  // namespace
+
 void automatic(Recipe& recipe, const RecipeOptions& options) {
   const torch::NoGradGuard no_grad;
   pare::AutoOptions how;
   how.calibration = options.calibration;
-  Batches refit = options.calibration;
-  Batches judged = options.validation;
-  if (judged.empty()) {
-    // No other data: every fourth batch judges what the others calibrate, and the choice is calibrated on all.
-    Batches rest;
-    for (std::size_t i = 0; i < options.calibration.size(); ++i)
-      (i % 4 == 3 ? judged : rest).push_back(options.calibration[i]);
-    if (judged.empty() || rest.empty())
-      pare::fail("zoo.106", "", "{} calibration batches are too few to calibrate and to judge by",
-                 options.calibration.size());
-    how.calibration = rest;
-    how.refit = refit;
+  if (options.validation.empty()) {
+    how.folds = folds_of(options, recipe.model);
+  } else {
+    how.scores = options.validation_labels.defined() ? pare::top1_scores(options.validation, options.validation_labels)
+                                                     : pare::agreement_scores(options.validation, recipe.model);
   }
-  how.scores = options.validation.empty() || !options.validation_labels.defined()
-                   ? pare::agreement_scores(judged, recipe.model)
-                   : pare::top1_scores(judged, options.validation_labels);
+  if (options.training.labels.defined() && options.finetune.epochs > 0) {
+    auto tensors = options.training.inputs;
+    tensors.push_back(options.training.labels);
+    how.training.data = pare::TrainingData::shuffled(tensors, options.finetune.batch);
+    how.training.fit = {.epochs = options.finetune.epochs, .rate = 5e-4, .batch_statistics = false};
+  }
   if (options.max_drop) how.budget.max_drop = pare::Ratio{*options.max_drop / 100};
   if (options.max_bytes) how.budget.bytes = pare::Bytes{static_cast<std::uint64_t>(*options.max_bytes)};
   if (options.max_stored) how.budget.stored = pare::Bytes{static_cast<std::uint64_t>(*options.max_stored)};
@@ -39,9 +76,7 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
   recipe.plan = found.plan.text();
   recipe.evaluations = found.evaluations;
   if (found.report.drop)
-    recipe.notes.push_back(fmt::format(
-        "{}: drop {}", options.validation.empty() ? "agreement with the float model" : "top-1 on samples of their own",
-        found.report.drop->text()));
+    recipe.notes.push_back(fmt::format("{}: drop {}", judged_by(options), found.report.drop->text()));
   if (!found.report.within_budget()) recipe.notes.push_back("short of the budget: " + found.report.shortfall);
   for (const auto& candidate : found.candidates) {
     if (candidate.kept && candidate.name == "bf16") recipe.compile.dtype = torch::kBFloat16;

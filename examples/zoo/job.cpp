@@ -37,7 +37,7 @@ struct Samples {
   std::vector<Tensors> test;
   torch::Tensor labels;             // undefined on random inputs
   std::vector<Tensors> validation;  // from the calibration file, behind what calibrates
-  torch::Tensor validation_labels;
+  torch::Tensor validation_labels, calibration_labels;
   std::int64_t count = 0;
 };
 
@@ -119,6 +119,7 @@ Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
     calibration = data::load(options.calibration, bundle.input, first);
     if (judges(options)) load_validation(bundle, options, samples);
   }
+  samples.calibration_labels = calibration.labels;
   if (!options.calibration.empty())
     samples.calibration =
         bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(calibration) : calibration.batches(kBatch);
@@ -168,7 +169,8 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .max_stored = options.max_stored,
                        .max_latency_ms = options.max_latency_ms,
                        .validation = samples.validation,
-                       .validation_labels = samples.validation_labels};
+                       .validation_labels = samples.validation_labels,
+                       .calibration_labels = samples.calibration_labels};
   if (!options.finetune.empty()) {
     recipe.training = data::load(options.finetune, bundle.input, {});
     recipe.finetune.epochs = options.epochs;

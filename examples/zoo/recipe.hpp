@@ -28,12 +28,12 @@ struct RecipeOptions {
   double average_bits = 6;  ///< of `mixed`: of a weight
   bool exact = false;       ///< of `mixed`: exact sensitivities instead of Fisher information
   bool learned = false;     ///< of `mixed`: learned rounding of the plan
-  // Of `auto`: its budget, and samples that judge (none: some of the calibration samples do).
+  // Of `auto`: its budget, and samples that judge (none: the calibration samples do, in turns, by their labels).
   std::optional<double> max_drop = {};  ///< percentage points
   std::optional<std::int64_t> max_bytes = {}, max_stored = {};
   std::optional<double> max_latency_ms = {};
   Batches validation = {};
-  torch::Tensor validation_labels = {};
+  torch::Tensor validation_labels = {}, calibration_labels = {};
 };
 
 /// An optimized model, how to compile it, and what was done to get there.

@@ -2,11 +2,43 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
+#include <memory>
 #include <set>
 
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
+
+namespace {
+
+/// Tells another Progress of steps.
+class Relay {
+ public:
+  explicit Relay(Progress to) : to_(std::move(to)) {}
+  void operator()(const ProgressStep& step) {
+    const std::string name(step.task);
+    auto& [task, done] = tasks_[name];
+    if (!task) task = std::make_unique<Progress::Task>(to_, name, step.total), done = 0;
+    if (step.done > done) task->advance(step.done - done);
+    done = step.done;
+    if (step.finished) tasks_.erase(name);
+  }
+
+ private:
+  Progress to_;
+  std::map<std::string, std::pair<std::unique_ptr<Progress::Task>, std::size_t>> tasks_;
+};
+
+}  // namespace
+
+Progress cancellable(const Progress& progress, const std::function<bool()>& cancelled) {
+  if (!cancelled) return progress;
+  return Progress([relay = std::make_shared<Relay>(progress), cancelled](const ProgressStep& step) {
+    if (!step.finished && cancelled()) fail("pare.pipeline.105", std::string(step.task), "cancelled");
+    (*relay)(step);
+  });
+}
 
 Predictor predictor(const Model& model) {
   return [&model](const std::vector<at::Tensor>& inputs) { return model.run(inputs); };

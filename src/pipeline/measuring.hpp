@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "pare/core/batches.hpp"
+#include "pare/core/progress.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/model.hpp"
 #include "pare/pipeline/budget.hpp"
@@ -14,6 +15,10 @@ PARE_NAMESPACE_BEGIN
 
 Predictor predictor(const Model& model);
 Predictor predictor(const CompiledModel& model);
+
+/// Progress that ends the run by an error as soon as `cancelled` says so: passes count what they do, and wherever they
+/// do, a run can end. @throws Error `pare.pipeline.105` from the task, naming it
+Progress cancellable(const Progress& progress, const std::function<bool()>& cancelled);
 
 /// Bytes of the weight table; tensors that are shared count once.
 std::uint64_t bytes_of(const Model& model);

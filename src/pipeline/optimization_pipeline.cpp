@@ -8,6 +8,7 @@
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pare/pass/context.hpp"
+#include "pipeline/head_judge.hpp"
 #include "pipeline/measuring.hpp"
 #include "pipeline/pipeline_checkpoint.hpp"
 
@@ -25,7 +26,7 @@ std::optional<double> judge(const Metric& metric, const Predictor& predict, cons
 
 std::string shortfall(const Budget& budget, const PipelineReport& report, std::uint64_t stored) {
   std::string text;
-  const auto add = [&](const std::string& one) { text += (text.empty() ? "" : "; ") + one; };
+  const auto add = [&](const std::string& one) { add_reason(text, one); };
   if (budget.bytes && report.after.weight_bytes > budget.bytes->count)
     add(fmt::format("{} bytes of weights, {} allowed", report.after.weight_bytes, budget.bytes->count));
   if (budget.stored && stored > budget.stored->count)
@@ -36,6 +37,7 @@ std::string shortfall(const Budget& budget, const PipelineReport& report, std::u
   if (budget.max_drop && *report.before.metric - *report.after.metric > budget.max_drop->fraction)
     add(fmt::format("the metric fell by {:.4f}, {:.4f} allowed", *report.before.metric - *report.after.metric,
                     budget.max_drop->fraction));
+  if (!heads_within_budget(report.heads)) add(heads_shortfall(report.heads));
   return text;
 }
 
@@ -55,6 +57,7 @@ class Run {
     checkpoint_ = checkpoint;
     auto saved = checkpoint ? checkpoint->load() : std::nullopt;
     report_.before.weight_bytes = bytes_of(original_);
+    heads_ = HeadJudge(options_.heads, predictor(original_));
     if (saved) {
       done_ = saved->stages;
       current_ = std::move(saved->model);
@@ -79,7 +82,7 @@ class Run {
     context_options.calibration = options_.calibration;
     context_options.seed = options_.seed;
     context_options.log = options_.log;
-    context_options.progress = options_.progress;
+    context_options.progress = cancellable(options_.progress, options_.cancelled);
     Context context(candidate, std::move(context_options));
     context.run(pass, candidate);
     auto rows = std::move(context.full_report());
@@ -89,17 +92,20 @@ class Run {
     stage.pass = pass.name();
     stage.metric = judge(options_.metric, predictor(compiled), pass.name());
     stage.weight_bytes = compiled.weight_bytes();
-    if (const auto limit = options_.budget.max_drop;
-        limit && *report_.before.metric - *stage.metric > limit->fraction) {
-      stage.kept = false;
+    auto heads = heads_(predictor(compiled), pass.name());
+    if (const auto limit = options_.budget.max_drop; limit && *report_.before.metric - *stage.metric > limit->fraction)
       stage.reason =
           fmt::format("the metric fell from {:.4f} to {:.4f}, {:.4f} below at most {:.4f} allowed",
                       *report_.before.metric, *stage.metric, *report_.before.metric - *stage.metric, limit->fraction);
-      rows.revoke(0, stage.reason);
-    } else {
+    if (!heads_within_budget(heads)) add_reason(stage.reason, heads_shortfall(heads));
+    stage.kept = stage.reason.empty();
+    if (stage.kept) {
       current_ = std::move(candidate);
       compiled_ = std::move(compiled);
       report_.after.metric = stage.metric;
+      report_.heads = std::move(heads);
+    } else {
+      rows.revoke(0, stage.reason);
     }
     stage.seconds = seconds_since(begin);
     options_.log.info("{}: {} in {:.1f} s{}{}", stage.pass, stage.kept ? "kept" : "rolled back", stage.seconds,
@@ -114,6 +120,7 @@ class Run {
     if (!compiled_) {
       compiled_ = compile(current_, options_.compile);
       report_.after.metric = judge(options_.metric, predictor(*compiled_), "the compiled model");
+      report_.heads = heads_(predictor(*compiled_), "the compiled model");
     }
     report_.after.weight_bytes = compiled_->weight_bytes();
     const at::NoGradGuard no_grad;
@@ -131,6 +138,7 @@ class Run {
   Model original_, current_;
   std::optional<CompiledModel> compiled_;
   PipelineReport report_;
+  HeadJudge heads_;
   const PipelineCheckpoint* checkpoint_ = nullptr;
   std::size_t done_ = 0;
 };
@@ -139,11 +147,14 @@ class Run {
 
 PipelineResult OptimizationPipeline::run(const Model& model, const PipelineOptions& options) const {
   validate_budget(options.budget, static_cast<bool>(options.metric), options.seconds);
+  validate_heads(options.heads);
   std::optional<PipelineCheckpoint> checkpoint;
   if (!options.checkpoint.empty()) {
     std::vector<std::string> names;
     for (const auto& pass : passes_) names.push_back(pass.name());
     if (options.budget.max_drop) names.push_back(fmt::format("drop {}", options.budget.max_drop->fraction));
+    for (const auto& head : options.heads)
+      names.push_back(fmt::format("head {} {}", head.name, head.max_drop ? head.max_drop->fraction : -1.0));
     checkpoint.emplace(options.checkpoint, model, names, options.seed);
   }
   Run run(model, options);

@@ -24,7 +24,7 @@ class PipelineCheckpoint {
  public:
   /// @param folder made if it is not there
   /// @param passes names, and the seed: with the model they say whose state the file holds
-  PipelineCheckpoint(std::string folder, const Model& model, const std::vector<std::string>& passes,
+  PipelineCheckpoint(const std::string& folder, const Model& model, const std::vector<std::string>& passes,
                      std::uint64_t seed);
 
   /// The state in the file; nothing without one.

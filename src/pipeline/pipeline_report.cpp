@@ -26,6 +26,9 @@ std::string PipelineReport::text() const {
     result += fmt::format("{:<16}{:>14.4f}{:>14.4f}  {:+.4f}\n", "metric", *before.metric, *after.metric,
                           *after.metric - *before.metric);
   if (drop) result += fmt::format("{:<16}{}\n", "drop", drop->text());
+  for (const auto& head : heads)
+    result += fmt::format("{:<16}{:>14.4f}{:>14.4f}  drop {}{}\n", head.name, head.before, head.after, head.drop.text(),
+                          head.max_drop ? fmt::format(", {:.4f} allowed", *head.max_drop) : "");
   const auto row = [&](const char* name, double was, double is, int digits) {
     result +=
         fmt::format("{:<16}{:>14.{}f}{:>14.{}f}  x{:.2f}\n", name, was, digits, is, digits, is > 0 ? was / is : 0);
@@ -41,8 +44,17 @@ std::string PipelineReport::json(int indent) const {
   const auto parsed = nlohmann::ordered_json::parse(steps.json());
   nlohmann::ordered_json estimate;
   if (drop) estimate = {{"seen", drop->drop}, {"low", drop->low}, {"high", drop->high}, {"samples", drop->samples}};
-  return nlohmann::ordered_json{{"before", to_json(before)}, {"after", to_json(after)},    {"drop", estimate},
-                                {"shortfall", shortfall},    {"stages", parsed["stages"]}, {"layers", parsed["layers"]}}
+  auto tasks = nlohmann::ordered_json::array();
+  for (const auto& head : heads) {
+    nlohmann::ordered_json entry{
+        {"name", head.name},    {"before", head.before},  {"after", head.after},          {"drop", head.drop.drop},
+        {"low", head.drop.low}, {"high", head.drop.high}, {"samples", head.drop.samples}, {"max_drop", nullptr}};
+    if (head.max_drop) entry["max_drop"] = *head.max_drop;
+    tasks.push_back(std::move(entry));
+  }
+  return nlohmann::ordered_json{
+      {"before", to_json(before)}, {"after", to_json(after)},    {"drop", estimate},          {"heads", tasks},
+      {"shortfall", shortfall},    {"stages", parsed["stages"]}, {"layers", parsed["layers"]}}
       .dump(indent);
 }
 

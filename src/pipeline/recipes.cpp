@@ -44,13 +44,32 @@ LadderRecipe Ladder::planned(const Plan& plan) const {
 
 LadderRecipe Ladder::pruned(double macs) const {
   return {fmt::format("pruned by {:.0f} %, int8", 100 * macs),
-          [model = model_, macs](const ContextOptions& context) {
-            auto pruned = apply(Pruner<>{.macs = Ratio{macs}}, model, context);
+          [*this, macs](const ContextOptions& context) {
+            auto pruned = thin(macs, context);
             auto quantized = apply(Quantizer{}, std::move(pruned.model), context);
             pruned.report.append(quantized.report);
             return Applied{std::move(quantized.model), std::move(pruned.report)};
           },
           compile_};
+}
+
+Applied Ladder::thin(double macs, const ContextOptions& context) const {
+  return apply(Pruner<>{.macs = Ratio{macs}}, model_, context);
+}
+
+LadderRecipe Ladder::int8_of(std::string name, Applied trained) const {
+  return {std::move(name),
+          [trained = std::move(trained)](const ContextOptions& context) {
+            auto report = trained.report;
+            auto quantized = apply(Quantizer{}, trained.model, context);
+            report.append(quantized.report);
+            return Applied{std::move(quantized.model), std::move(report)};
+          },
+          compile_};
+}
+
+LadderRecipe Ladder::finished(std::string name, std::function<Applied(const ContextOptions& context)> build) const {
+  return {std::move(name), std::move(build), compile_, false};
 }
 
 Plan plan_of(const Model& model) {

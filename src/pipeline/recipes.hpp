@@ -15,6 +15,7 @@ struct LadderRecipe {
   std::string name;
   std::function<Applied(const ContextOptions& context)> build;
   CompileOptions compile;
+  bool fresh = true;  ///< whether other calibration data makes another model; what was trained stays
 };
 
 /// The rungs of the ladder that `optimize` climbs.
@@ -31,6 +32,13 @@ class Ladder {
   [[nodiscard]] LadderRecipe planned(const Plan& plan) const;
   /// A share of the multiply-accumulates goes first.
   [[nodiscard]] LadderRecipe pruned(double macs) const;
+  /// That share of them gone, still float: what `taught` starts from.
+  [[nodiscard]] Applied thin(double macs, const ContextOptions& context) const;
+  /// int8 of a model that was trained on the way, with what was done to it before.
+  [[nodiscard]] LadderRecipe int8_of(std::string name, Applied trained) const;
+  /// A model that was trained as it is.
+  [[nodiscard]] LadderRecipe finished(std::string name,
+                                      std::function<Applied(const ContextOptions& context)> build) const;
 
  private:
   Model model_;

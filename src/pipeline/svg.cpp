@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 PARE_NAMESPACE_BEGIN
 
@@ -30,13 +31,38 @@ class Axis {
   [[nodiscard]] std::vector<double> ticks() const {
     const auto step = nice_step(high_ - low_, 5);
     std::vector<double> ticks;
-    for (auto value = std::ceil(low_ / step) * step; value <= high_; value += step) ticks.push_back(value);
+    for (auto at = std::ceil(low_ / step); at * step <= high_; ++at) ticks.push_back(at * step + 0.0);  // never -0
     return ticks;
   }
 
  private:
   double low_, high_, from_, to_;
 };
+
+/// What a label or a point covers: its middle, half its width and half its height.
+struct Place {
+  double x = 0, y = 0, wide = 0, high = 0;
+  [[nodiscard]] bool meets(const Place& other) const {
+    return std::abs(x - other.x) < wide + other.wide && std::abs(y - other.y) < high + other.high;
+  }
+};
+
+// Beside, below or above a point, farther and farther out until there is room.
+Place free_place(double x, double y, std::string_view label, std::vector<Place>& taken) {
+  constexpr double kLetter = 4, kHalfLine = 7, kGap = 10;
+  const auto wide = kLetter * static_cast<double>(label.size());
+  Place place;
+  for (double far = kGap; far < 120; far += 6) {
+    for (const auto& [dx, dy] : {std::pair{1.0, 0.0}, {-1.0, 0.0}, {0.0, -1.0}, {0.0, 1.0}, {1.0, -1.0}, {-1.0, 1.0}}) {
+      place = {x + dx * (far + wide), y + dy * (far + 4), wide, kHalfLine};
+      if (std::ranges::none_of(taken, [&](const Place& other) { return place.meets(other); })) {
+        taken.push_back(place);
+        return place;
+      }
+    }
+  }
+  return place;
+}
 
 }  // namespace
 
@@ -87,50 +113,77 @@ std::string scatter(const std::vector<PlotPoint>& points, std::string_view x_tit
   svg += fmt::format(
       "<text class=\"title\" transform=\"translate(14 {:.0f}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
       (kTop + kHeight - kBottom) / 2, escaped(y_title));
+  std::string dots, labels;
+  std::vector<Place> taken;
+  for (const auto& point : points) taken.push_back({x.at(point.x), y.at(point.y), 8, 8});
   for (const auto& point : points) {
-    const bool far_right = x.at(point.x) > kWidth * 0.6;
-    svg += fmt::format(
-        "<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"/><text class=\"label\" x=\"{:.1f}\" "
-        "y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
-        point.strong  ? "strong"
-        : point.faint ? "faint"
-                      : "point",
-        x.at(point.x), y.at(point.y), point.strong ? 7 : 5, x.at(point.x) + (far_right ? -10 : 10), y.at(point.y) + 4,
-        far_right ? "end" : "start", escaped(point.label));
+    const auto place = free_place(x.at(point.x), y.at(point.y), point.label, taken);
+    dots += fmt::format("<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"/>\n",
+                        point.strong  ? "strong"
+                        : point.faint ? "faint"
+                                      : "point",
+                        x.at(point.x), y.at(point.y), point.strong ? 7 : 5);
+    labels += fmt::format("<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", place.x,
+                          place.y + 4, escaped(point.label));
   }
-  return svg + "</svg>\n";
+  return svg + dots + labels + "</svg>\n";
 }
 
+// Not SVG: text in a drawing becomes as narrow as the screen.
 std::string bars(const std::vector<Bar>& all) {
   if (all.empty()) return {};
-  constexpr double kWidth = 640, kRow = 18, kLabel = 220, kText = 90;
   double most = 0;
   for (const auto& bar : all) most = std::max(most, bar.value);
-  auto svg =
-      fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\">\n", kWidth, kRow * static_cast<double>(all.size()) + 4);
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    const auto top = kRow * static_cast<double>(i) + 2;
-    const auto length = most > 0 ? std::max(0.0, all[i].value / most) * (kWidth - kLabel - kText) : 0.0;
-    svg += fmt::format(
-        "<text class=\"label\" x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>"
-        "<rect class=\"bar\" x=\"{}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\"/>"
-        "<text class=\"tick\" x=\"{:.1f}\" y=\"{:.0f}\">{}</text>\n",
-        kLabel - 6, top + 12, escaped(all[i].label), kLabel, top + 2, std::max(1.0, length), kRow - 5,
-        kLabel + length + 6, top + 12, escaped(all[i].text));
-  }
-  return svg + "</svg>\n";
+  std::string html = "<div class=\"bars\">\n";
+  for (const auto& bar : all)
+    html += fmt::format(
+        "<span class=\"name\">{}</span><span class=\"track\"><i style=\"width:{:.1f}%\"></i></span>"
+        "<span class=\"value\">{}</span>\n",
+        escaped(bar.label), most > 0 ? 100 * std::max(0.0, bar.value / most) : 0.0, escaped(bar.text));
+  return html + "</div>\n";
 }
 
-std::string sparkline(const std::vector<double>& counts) {
+std::string sparkline(const std::vector<double>& counts, const std::vector<double>& outline) {
   if (counts.empty()) return {};
   constexpr double kBin = 3, kHeight = 20;
-  const auto most = std::max(1e-9, *std::ranges::max_element(counts));
+  auto most = std::max(1e-9, *std::ranges::max_element(counts));
+  for (const auto one : outline) most = std::max(most, one);
   auto svg =
       fmt::format("<svg class=\"spark\" viewBox=\"0 0 {} {}\">", kBin * static_cast<double>(counts.size()), kHeight);
   for (std::size_t i = 0; i < counts.size(); ++i) {
     const auto height = counts[i] / most * kHeight;
+    if (height <= 0) continue;
     svg += fmt::format("<rect class=\"bar\" x=\"{}\" y=\"{:.1f}\" width=\"{}\" height=\"{:.1f}\"/>",
                        kBin * static_cast<double>(i), kHeight - height, kBin - 0.5, height);
+  }
+  if (!outline.empty()) {
+    std::string points;
+    for (std::size_t i = 0; i < outline.size(); ++i)
+      points += fmt::format("{:.1f},{:.1f} ", kBin * (static_cast<double>(i) + 0.5),
+                            kHeight - outline[i] / most * (kHeight - 1));
+    svg += "<polyline class=\"outline\" points=\"" + points + "\"/>";
+  }
+  return svg + "</svg>";
+}
+
+std::string channel_strip(std::int64_t total, const std::vector<std::int64_t>& kept) {
+  constexpr double kWidth = 96, kHeight = 12;
+  if (total <= 0) return {};
+  std::vector<bool> left(static_cast<std::size_t>(total), false);
+  for (const auto channel : kept)
+    if (channel >= 0 && channel < total) left[static_cast<std::size_t>(channel)] = true;
+  const auto step = kWidth / static_cast<double>(total);
+  auto svg = fmt::format(
+      "<svg class=\"spark\" viewBox=\"0 0 {0} {1}\"><rect class=\"gone\" width=\"{0}\" "
+      "height=\"{1}\"/>",
+      kWidth, kHeight);
+  for (std::size_t first = 0; first < left.size();) {
+    auto last = first;
+    while (last < left.size() && left[last] == left[first]) ++last;
+    if (left[first])
+      svg += fmt::format("<rect class=\"bar\" x=\"{:.2f}\" width=\"{:.2f}\" height=\"{}\"/>",
+                         step * static_cast<double>(first), step * static_cast<double>(last - first), kHeight);
+    first = last;
   }
   return svg + "</svg>";
 }

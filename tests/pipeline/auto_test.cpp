@@ -180,18 +180,27 @@ TEST_CASE("the report is one page that needs nothing else", "[auto]") {
   options.budget.max_drop = 10_pct;
   auto found = pare::optimize(fixture.model, options);
   found.candidates[1].reason = "<script>\"a & b\"</script>";
-  const auto page = pare::html_report(
-      found, {.title = "a <b> & c", .watts = 30, .grams_per_kwh = 400, .price_per_kwh = 0.3, .currency = "EUR"});
+  const auto page = pare::html_report(found, {.title = "a <b> & c",
+                                              .watts = 30,
+                                              .grams_per_kwh = 400,
+                                              .price_per_kwh = 0.3,
+                                              .currency = "EUR",
+                                              .samples = {fixture.unseen[0]}});
   const auto has = [&](std::string_view text) { return page.find(text) != std::string::npos; };
   CHECK(page.starts_with("<!doctype html>"));
   CHECK(has("</html>"));
-  for (const auto* outside : {"http:", "https:", "<script", "src=", "@import", "url("}) CHECK_FALSE(has(outside));
+  for (const auto* outside : {"http:", "https:", "<script", "@import", "url("}) CHECK_FALSE(has(outside));
+  // Pictures are in the page itself.
+  std::size_t pictures = 0;
+  for (auto at = page.find("src="); at != std::string::npos; at = page.find("src=", at + 1), ++pictures)
+    CHECK(page.substr(at, 27) == "src=\"data:image/bmp;base64,");
+  CHECK(pictures == 3 * (1 + 2 * 2));  // three samples, each beside both convolutions before and after
   CHECK(has("<title>a &lt;b&gt; &amp; c</title>"));
   CHECK(has("prefers-color-scheme:dark"));
   CHECK(has("width=device-width"));
   CHECK(has("&lt;script&gt;&quot;a &amp; b&quot;&lt;/script&gt;"));
-  for (const auto* part :
-       {"float32", "A million inferences", "CO2", "What each layer bears", "Layers", "Time", "<circle"})
+  for (const auto* part : {"float32", "A million inferences", "CO2", "What each layer bears", "Layers", "Time",
+                           "<circle", "0, before", "3, after", "class=\"outline\""})
     CHECK(has(part));
   for (const auto* number : {">nan", ">inf", "\"nan", "\"inf"}) CHECK_FALSE(has(number));
 

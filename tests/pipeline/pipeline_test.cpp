@@ -202,8 +202,11 @@ TEST_CASE("a pipeline that was killed goes on from its checkpoint, bit for bit",
     CHECK(raises("pare.pipeline.107", [&] { (void)pipeline.run(changed, options); }));
   }
   SECTION("a damaged file is refused") {
-    std::ofstream(folder / "pipeline.safetensors") << "half a checkpoint";
-    CHECK_THROWS_AS(pipeline.run(model, options), pare::Error);
+    const auto file = (folder / "pipeline.pare").string();
+    std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+    CHECK(raises("pare.pipeline.107", [&] { (void)pipeline.run(model, options); }));
+    std::ofstream(file) << "half a checkpoint";
+    CHECK(raises("pare.pipeline.107", [&] { (void)pipeline.run(model, options); }));
   }
   SECTION("a folder that cannot be written") {
     std::ofstream(folder / "file") << "x";

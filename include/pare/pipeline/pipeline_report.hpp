@@ -4,10 +4,12 @@
 #include <iosfwd>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "pare/analysis/latency.hpp"
 #include "pare/pass/report.hpp"
 #include "pare/pipeline/drop_estimate.hpp"
+#include "pare/pipeline/head_report.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -23,13 +25,15 @@ struct PipelineReport {
   Measurement before;                     ///< the captured model as LibTorch runs it
   Measurement after;                      ///< the compiled model
   std::optional<DropEstimate> drop = {};  ///< of the metric, with its interval, where samples were judged one by one
+  std::vector<HeadReport> heads = {};     ///< of each head, where there are any
   Report steps;                           ///< stages, kept or rolled back, and layers
   std::string shortfall;                  ///< the limits that were not reached and by how much; empty within the budget
 
   [[nodiscard]] bool within_budget() const noexcept { return shortfall.empty(); }
   /// Tables: before and after, stages, layers. Lines end in `\n`.
   [[nodiscard]] std::string text() const;
-  /// `{"before":{"metric","weight_bytes","latency_ms","latency_p99_ms"},"after":{…},"drop":{"seen","low","high","samples"},"shortfall","stages":[…],
+  /// `{"before":{"metric","weight_bytes","latency_ms","latency_p99_ms"},"after":{…},"drop":{"seen","low","high","samples"},
+  /// "heads":[{"name","before","after","drop","low","high","samples","max_drop"}],"shortfall","stages":[…],
   /// "layers":[…]}`, the last two as `Report::json`.
   [[nodiscard]] std::string json(int indent = 2) const;
 };
