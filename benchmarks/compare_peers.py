@@ -51,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder for what is built and found; kept (default: a temporary one)")
     parser.add_argument("--latency-only", action="store_true", help="only time what an earlier run left in --work")
     parser.add_argument("--pruning", action="store_true", help="only time the pruning of ResNet-50 (Torch-Pruning)")
+    parser.add_argument("--training", action="store_true", help="only time steps of training ResNet-20 (PyTorch)")
     parser.add_argument("--list", action="store_true", help="list networks and contestants")
     parser.add_argument("--setup-only", action="store_true", help="only make the peers' environment")
     return parser.parse_args()
@@ -89,6 +90,12 @@ def main() -> None:
 
         print(f"torch-pruning: {versions['torch-pruning']}")
         print(pruning.compare(arguments.zoo, arguments.rounds))
+        return
+    if arguments.training:
+        from peers import training
+
+        print(f"torch: {versions['torch']}")
+        print(training.compare(arguments.zoo.parents[1] / "benchmarks" / "qat_benchmark", arguments.rounds))
         return
     data = environment.data_directory()
     if data is None:
