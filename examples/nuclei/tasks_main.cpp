@@ -24,7 +24,7 @@ namespace {
 struct Options {
   std::string data, weights, html, checkpoint;
   std::int64_t width = 12, judged = 40;
-  int epochs = 30, taught = 12, threads = 2;
+  int epochs = 20, taught = 8, threads = 2;
   double smaller = 6, detection = 1.0, segmentation = 0.5, distance = 1.0;
 };
 

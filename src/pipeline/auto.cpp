@@ -21,6 +21,14 @@ using namespace literals;
 
 constexpr std::array kShares{0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9};  // of the multiply-accumulates, pruned
 
+// Whether every output says how likely each of several classes is. Fisher information and divergences see nothing else.
+bool all_classes(const std::vector<at::Tensor>& outputs) {
+  return std::ranges::all_of(outputs, [](const at::Tensor& output) {
+    if (!output.defined() || !output.is_floating_point()) return true;
+    return output.dim() >= 2 && output.size(output.dim() >= 4 ? 1 : -1) > 1;
+  });
+}
+
 /// One climb.
 class Climb {
  public:
@@ -80,7 +88,12 @@ class Climb {
     }
     MixedPrecisionOptions search;
     search.batches = options_.calibration;
-    search.loss = divergence_from(std::move(answers));
+    if (all_classes(answers.front())) {
+      search.loss = divergence_from(std::move(answers));
+    } else {
+      search.loss = noise_against(std::move(answers));
+      search.method = SensitivityMethod::Exact;
+    }
     search.limits = limits;
     search.front = front;
     search.seed = options_.seed;

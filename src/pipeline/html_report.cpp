@@ -24,7 +24,7 @@ constexpr std::string_view kStyle = R"(
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:60rem;padding:1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}p.note,td.soft{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-td:first-child,th:first-child,td.text,th.text{text-align:left}td.text{white-space:normal;min-width:14rem}tr.kept td{font-weight:600}
+td:first-child,th:first-child,td.text,th.text,td.name{text-align:left}td.text{white-space:normal;min-width:20rem}tr.kept td{font-weight:600}
 .short{color:var(--mark)}.good{color:var(--good)}svg{width:100%;max-width:40rem;height:auto}svg.spark{width:6rem;height:1.2rem;display:block}td.mask{text-align:left;font-size:.8rem}
 .bars{display:grid;grid-template-columns:max-content minmax(6rem,1fr) max-content;gap:.25rem .7rem;max-width:44rem;font-size:.9rem;align-items:center}
 .bars .name{text-align:right;overflow-wrap:anywhere}.bars .track i{display:block;height:.8rem;background:var(--accent);min-width:2px}.bars .value{color:var(--soft)}
@@ -113,16 +113,20 @@ std::string heads(const PipelineReport& report) {
 std::string candidates(const AutoResult& result) {
   std::vector<PlotPoint> points;
   std::string html = "<h2>Candidates</h2>\n", table = "<div class=\"wide\"><table>\n";
-  std::vector<std::string> columns{"", "candidate", "metric", "drop", "95 %"};
+  const bool judged = result.report.drop.has_value();
+  std::vector<std::string> columns{"", "candidate", "metric"};
+  if (judged) columns.insert(columns.end(), {"drop", "95 %"});
   for (const auto& head : result.report.heads) columns.push_back("drop of " + head.name);
   for (const auto* one : {"bytes", "stored", "ms", "reason"}) columns.emplace_back(one);
   table += header(columns);
   int row = 0;
   for (const auto& one : result.candidates) {
     const auto number = fmt::format("{}", ++row);
-    table += fmt::format("<tr{}>", one.kept ? " class=\"kept\"" : "") + cell(number) + cell(one.name, "text") +
-             cell(metric_text(one.measured.metric)) + cell(fmt::format("{:.4f}", one.drop.drop)) +
-             cell(fmt::format("{:.4f} to {:.4f}", one.drop.low, one.drop.high));
+    table += fmt::format("<tr{}>", one.kept ? " class=\"kept\"" : "") + cell(number) + cell(one.name, "name") +
+             cell(metric_text(one.measured.metric));
+    if (judged)
+      table += cell(fmt::format("{:.4f}", one.drop.drop)) +
+               cell(fmt::format("{:.4f} to {:.4f}", one.drop.low, one.drop.high));
     for (const auto& head : one.heads)
       table += cell(fmt::format("{:.4f}", head.drop.drop), head.within_budget() ? "" : "short");
     table += cell(fmt::format("{}", one.measured.weight_bytes)) + cell(fmt::format("{}", one.stored)) +
@@ -143,8 +147,9 @@ std::string sensitivity(const AutoResult& result) {
   std::vector<Bar> all;
   for (const auto& layer : result.sensitivity->layers())
     all.push_back({layer.name, layer.damage.back(), fmt::format("{:.3g}", layer.damage.back())});
-  return "<h2>What each layer bears</h2>\n<p class=\"note\">Divergence of the outputs, in nats, with this layer alone "
-         "as " +
+  return "<h2>What each layer bears</h2>\n<p class=\"note\">What the outputs lose (divergence in nats; where they are "
+         "no "
+         "classes, noise by signal) with this layer alone as " +
          escaped(result.sensitivity->variants().back()) + ".</p>\n" + bars(all);
 }
 
@@ -171,7 +176,7 @@ std::string mask(const AutoResult& result, const std::string& path) {
     html += fmt::format("{} of {}", weight.size(0), total) +
             channel_strip(total, channels_left(result.model.weights().narrowings(path), total));
   }
-  constexpr double kSparse = 0.05;
+  constexpr double kSparse = 0.3;  // few bits round a tenth to zero
   const auto present = weight.detach().ne(0).flatten(1).to(at::kFloat);
   if (const auto zeros = 1 - present.mean().item<double>(); zeros > kSparse) {
     constexpr std::int64_t kSide = 96;
