@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Exports example models as float and int8 ONNX and tabulates how ONNX Runtime and OpenVINO agree with pare.
+"""Exports example models as ONNX and tabulates how ONNX Runtime and OpenVINO agree with pare.
 
-    PARE_DATA=DIR benchmarks/export_table.py [--models resnet20,...] [--latency SECONDS] [--markdown FILE]
+    PARE_DATA=DIR benchmarks/export_table.py [--models resnet20,...] [--recipes float,int8,int8-onnxruntime]
+                                             [--latency SECONDS] [--markdown FILE]
 
 Needs build/examples/zoo and the peers' environment (`benchmarks/compare_peers.py --setup-only`). Models with pretrained
 weights in PARE_DATA run on their test sets, the others on random inputs with random weights. What is compared with are
@@ -65,7 +66,7 @@ def cells(row: dict, runtime: str, timed: bool) -> str:
 def line(model: str, kind: str, row: dict, own_ms: float | None) -> str:
     timed = own_ms is not None
     kernels = ""
-    if kind == "int8" and "integer_layers" in row.get("onnxruntime", {}):
+    if kind.startswith("int8") and "integer_layers" in row.get("onnxruntime", {}):
         result = row["onnxruntime"]
         kernels = f"{result['integer_layers']} of {result['integer_layers'] + result['float_layers']}"
     own = f" {own_ms:.2f} |" if timed else ""
@@ -85,6 +86,7 @@ def heading(timed: bool) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS)
+    parser.add_argument("--recipes", type=lambda text: text.split(","), default=["float", "int8", "int8-onnxruntime"])
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="also time that long")
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
     lines = heading(timed)
     print("\n".join(lines), flush=True)
     for model in arguments.models:
-        for kind in ("float", "int8"):
+        for kind in arguments.recipes:
             with tempfile.TemporaryDirectory(prefix="pare-export-") as folder:
                 onnx, samples, own_ms = export(model, kind, Path(folder), data, arguments.latency)
                 command = [str(python), str(ROOT / "tests/onnx/run_models.py"), str(onnx), str(samples)]

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <limits>
 #include <unordered_map>
 
 #include "core/replace_file.hpp"
@@ -72,6 +73,7 @@ class Walk {
       if (fold(node)) continue;
       const auto rule = find_rule(node.op);
       if (!rule) Emitter::refuse(node, "no rule is known for this operator");
+      round_before_clamp(node);
       rule(out_, node);
       if (passes_integers(graph_, id)) pass_integers(node);
     }
@@ -167,6 +169,47 @@ class Walk {
     std::int64_t count = 1;
     for (const auto& size : graph_.value(value).type.sizes) count *= size.constant().value_or(0);
     return count;
+  }
+
+  // A clamp between a convolution and its rounding that is not the integers' own saturation: rounded before, too, on
+  // the same grid, which changes no result, and the convolution writes integers.
+  void round_before_clamp(const Node& node) {
+    const auto bounds = clamp_bounds(node);
+    if (!bounds || graph_.uses(node.output()).size() != 1) return;
+    const auto* layer = graph_.producer(node.input(0));
+    const auto use = graph_.uses(node.output())[0];
+    if (!layer || family_of(graph_, layer->id) != OpFamily::Convolution || !out_.qparams(layer->input(0)) ||
+        use.node == kNoNode || graph_.uses(layer->output()).size() != 1)
+      return;
+    const auto& quantizer = graph_.node(use.node);
+    if (!quantizer.is("aten::fake_quantize_per_tensor_affine")) return;
+    const auto qparams = literal_qparams(quantizer);
+    if (!qparams || (bounds->first <= qparams->low() && bounds->second >= qparams->high())) return;
+    out_.alias(*layer, out_.requantize(out_.value(layer->output()), *qparams, layer->name));
+  }
+
+  // Of an activation that clamps to numbers.
+  static std::optional<std::pair<double, double>> clamp_bounds(const Node& node) {
+    constexpr auto kInfinity = std::numeric_limits<double>::infinity();
+    const auto number = [&](std::string_view argument, double otherwise) {
+      const auto& operand = node.operand(argument);
+      return operand.is_none() ? std::optional(otherwise) : operand.number();
+    };
+    if (node.is("aten::relu")) return std::pair(0.0, kInfinity);
+    if (node.is("aten::relu6")) return std::pair(0.0, 6.0);
+    const bool hardtanh = node.is("aten::hardtanh");
+    if (!hardtanh && !node.is("aten::clamp")) return std::nullopt;
+    const auto low = number(hardtanh ? "min_val" : "min", -kInfinity),
+               high = number(hardtanh ? "max_val" : "max", kInfinity);
+    return low && high ? std::optional(std::pair(*low, *high)) : std::nullopt;
+  }
+
+  static std::optional<QParams> literal_qparams(const Node& node) {
+    const auto scale = node.operand(1).number();
+    const auto zero_point = node.operand(2).integer(), low = node.operand(3).integer(),
+               high = node.operand(4).integer();
+    if (!scale || !zero_point || !low || !high) return std::nullopt;
+    return QParams{*scale, *zero_point, *low, *high};
   }
 
   // Behind an op that only moves integers they are integers still: said again, so that back ends need not find out.

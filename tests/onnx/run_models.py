@@ -26,10 +26,25 @@ import onnx
 from safetensors.numpy import load_file
 
 INTEGER_KERNELS = {"QLinearConv", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearWhere"}  # fmt: skip
-
+FLOAT_KERNELS = {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "MatMul", "FusedMatMul"}
 
 Feed = dict[str, np.ndarray]
 Runner = Callable[[Feed], list[np.ndarray]]
+
+
+def float_layers(graph: onnx.GraphProto) -> dict[str, int]:
+    """Convolutions and products that compute in float: all, and those with weights. Batch norms are neither, whatever
+    the runtime makes of them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+
+    def constant(name: str) -> bool:
+        maker = makers.get(name)
+        return name in constants or (maker is not None and maker.op_type == "DequantizeLinear" and constant(maker.input[0]))  # fmt: skip
+
+    found = [node for node in graph.node if node.op_type in FLOAT_KERNELS and not node.name.endswith("_bn_nchwc")]
+    weighted = [node for node in found if any(constant(name) for name in node.input[:2])]
+    return {"float_layers": len(found), "float_weighted": len(weighted)}
 
 
 def open_onnxruntime(path: Path) -> tuple[Runner, dict[str, int]]:
@@ -43,7 +58,8 @@ def open_onnxruntime(path: Path) -> tuple[Runner, dict[str, int]]:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
-    return lambda feed: session.run(None, feed), dict(collections.Counter(node.op_type for node in optimized.graph.node))
+    kinds = dict(collections.Counter(node.op_type for node in optimized.graph.node))
+    return lambda feed: session.run(None, feed), kinds | float_layers(optimized.graph)
 
 
 def open_openvino(path: Path) -> tuple[Runner, dict[str, int]]:
@@ -124,11 +140,10 @@ def check(path: Path, samples: Path, runtimes: list[str], latency: float) -> dic
         if latency:
             row[name]["latency_ms"] = latency_ms(run, feed, latency)
         if name == "onnxruntime":
-            floats = sum(kernels.get(kind, 0) for kind in ("Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul"))
             row[name]["integer_layers"] = sum(
                 count for kind, count in kernels.items() if kind in INTEGER_KERNELS and ("Conv" in kind or "MatMul" in kind or "Gemm" in kind)
             )  # fmt: skip
-            row[name]["float_layers"] = floats
+            row[name] |= {kind: kernels[kind] for kind in ("float_layers", "float_weighted")}
     return row
 
 
