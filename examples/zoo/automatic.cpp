@@ -11,6 +11,19 @@ namespace zoo {
 
 namespace {
 
+std::int64_t samples_of(const Batches& batches) {
+  std::int64_t samples = 0;
+  for (const auto& batch : batches) samples += batch.at(0).size(0);
+  return samples;
+}
+
+// Samples so few that one of them is more than may be lost say nothing about labels: then a changed prediction counts
+// as a lost one, which is the worst that it can be.
+bool by_labels(const RecipeOptions& options) {
+  const auto resolved = options.max_drop.value_or(100) / 100 * static_cast<double>(samples_of(options.calibration));
+  return options.calibration_labels.defined() && resolved >= 1;
+}
+
 // No other data: each part of the calibration batches judges what the others calibrate.
 std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model& model) {
   constexpr std::size_t kFolds = 4;
@@ -28,8 +41,7 @@ std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model
       const auto rows = batch.at(0).size(0);
       const bool judges = i % count == fold;
       (judges ? judging : rest).push_back(batch);
-      if (judges && options.calibration_labels.defined())
-        labels.push_back(options.calibration_labels.narrow(0, row, rows));
+      if (judges && by_labels(options)) labels.push_back(options.calibration_labels.narrow(0, row, rows));
       row += rows;
     }
     auto scores =
@@ -41,8 +53,8 @@ std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model
 
 std::string judged_by(const RecipeOptions& options) {
   if (options.validation.empty())
-    return options.calibration_labels.defined() ? "top-1, cross-validated on the calibration samples"
-                                                : "agreement with the float model, cross-validated";
+    return by_labels(options) ? "top-1, cross-validated on the calibration samples"
+                              : "agreement with the float model, cross-validated";
   return options.validation_labels.defined() ? "top-1 on samples of their own" : "agreement with the float model";
 }
 

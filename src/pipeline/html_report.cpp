@@ -34,7 +34,7 @@ svg text{font:11px system-ui,sans-serif;fill:var(--ink)}svg .tick{fill:var(--sof
 .strip{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0 1.4rem}figure{margin:0;width:6rem}figure img,td img{width:100%;height:auto;image-rendering:pixelated;display:block}
 figcaption{font-size:.7rem;color:var(--soft);overflow-wrap:anywhere;line-height:1.25}td img{width:6rem}
 .bar,.point{fill:var(--accent)}.strong{fill:var(--mark)}.dot{display:inline-block;width:.7rem;height:.7rem;border-radius:50%;background:var(--accent);border:1px solid var(--accent)}.dot.mark{background:var(--mark);border-color:var(--mark)}.dot.open{background:none;border-color:var(--soft)}.faint{fill:none;stroke:var(--soft)}
-@media(max-width:40rem){.bars{grid-template-columns:1fr max-content}.bars .name{grid-column:1/-1;text-align:left;margin-top:.3rem}svg text,svg .title{font-size:20px}body{padding:.7rem}}
+@media(max-width:40rem){.bars{grid-template-columns:1fr max-content}.bars .name{grid-column:1/-1;text-align:left;margin-top:.3rem}svg text,svg .title{font-size:15px}body{padding:.7rem}}
 )";
 
 std::string cell(std::string_view text, std::string_view kind = "") {
