@@ -52,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--latency-only", action="store_true", help="only time what an earlier run left in --work")
     parser.add_argument("--pruning", action="store_true", help="only time the pruning of ResNet-50 (Torch-Pruning)")
     parser.add_argument("--training", action="store_true", help="only time steps of training ResNet-20 (PyTorch)")
+    parser.add_argument("--sensitivity", action="store_true", help="only sweep sensitivities (plain PyTorch)")
     parser.add_argument("--list", action="store_true", help="list networks and contestants")
     parser.add_argument("--setup-only", action="store_true", help="only make the peers' environment")
     return parser.parse_args()
@@ -96,6 +97,15 @@ def main() -> None:
 
         print(f"torch: {versions['torch']}")
         print(training.compare(arguments.zoo.parents[1] / "benchmarks" / "qat_benchmark", arguments.rounds))
+        return
+    if arguments.sensitivity:
+        from peers import sensitivity
+
+        if (data := environment.data_directory()) is None:
+            sys.exit("compare_peers: sensitivities are measured on data: set PARE_DATA")
+        wanted = choose(arguments.models, list(sensitivity.NETWORKS), "network with data")
+        benchmark = environment.ROOT / "build" / "benchmarks" / "sensitivity_benchmark"
+        print(sensitivity.compare(benchmark, data, wanted))
         return
     data = environment.data_directory()
     if data is None:

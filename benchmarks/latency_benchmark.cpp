@@ -4,10 +4,12 @@
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 
 #include "examples/models/registry.hpp"
-#include "pare/analysis/latency.hpp"
 #include "pare/analysis/layer_exchange.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/execute/compile.hpp"
@@ -21,6 +23,27 @@ constexpr pare::Bits kInteger{8}, kHalf{16}, kFloat{32};
 pare::Plan with(pare::Plan plan, const std::function<pare::Bits(std::size_t, const pare::Plan::Layer&)>& bits) {
   for (std::size_t i = 0; i < plan.layers.size(); ++i) plan.layers[i].weights = bits(i, plan.layers[i]);
   return plan;
+}
+
+// Milliseconds of calls that little disturbed: the lower quartile over many turns.
+std::vector<double> undisturbed(const std::vector<std::function<void()>>& runs, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::vector<double>> times(runs.size());
+  const auto start = Clock::now();
+  do {
+    for (std::size_t i = 0; i < runs.size(); ++i)
+      for (int call = 0; call < 6; ++call) {
+        const auto before = Clock::now();
+        runs[i]();
+        if (call > 0) times[i].push_back(std::chrono::duration<double, std::milli>(Clock::now() - before).count());
+      }
+  } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
+  std::vector<double> result;
+  for (auto& all : times) {
+    std::ranges::sort(all);
+    result.push_back(all[all.size() / 4]);
+  }
+  return result;
 }
 
 struct Contestant {
@@ -65,18 +88,21 @@ void compare(const std::string& name, const std::string& cache, bool half, bool 
   std::vector<pare::CompiledModel> compiled;
   std::vector<std::function<void()>> runs;
   for (const auto& one : contestants) {
-    compiled.push_back(pare::compile(options.realize(one.plan), latency.compile_options(one.plan)));
+    auto compile = latency.compile_options(one.plan);
+    compile.adapt_threads = false;
+    compiled.push_back(pare::compile(options.realize(one.plan), compile));
     runs.emplace_back([&inputs, run = compiled.back()] { static_cast<void>(run.run(inputs)); });
   }
-  const auto measured = pare::measure_latency(runs, 3.0);
+  const auto measured = undisturbed(runs, 4.0);
   for (std::size_t i = 0; i < contestants.size(); ++i) {
     auto plan = contestants[i].plan;
     const auto predicted = latency.predict(plan);
-    const auto real = measured[i].median_ms;
+    const auto real = measured[i];
     fmt::print("{:<20} {:<18} {:>9.3f} {:>9.3f} {:>+8.1f} % {:>8} guessed\n", name, contestants[i].name, predicted,
                real, 100 * (predicted / real - 1), latency.steps(plan).guessed());
   }
   fmt::print("{:<20} layers timed in {:.1f} s\n", name, seconds);
+  std::fflush(stdout);
   if (!profile) return;
   auto table = latency.table();
   const auto limits = pare::machine_limits(table);

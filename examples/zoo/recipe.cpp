@@ -108,6 +108,7 @@ const std::map<std::string, Step>& steps() {
        }},
       {"prune", prune},
       {"mixed", mixed},
+      {"joint", joint},
       {"auto", automatic},
       {"distill", distill},
       {"qat", qat},

@@ -86,18 +86,38 @@ class ProbedRun {
   std::unordered_map<std::size_t, std::vector<Probe*>> probes_;
 };
 
-// The log-likelihood of classes drawn from the model's own predictions, summed over samples.
-at::Tensor drawn_likelihood(const std::vector<at::Tensor>& outputs, const at::Generator& generator) {
+// `sum_c s_c sqrt(p_c) log p_c` with random signs s, summed over samples: the square of its derivative is on average
+// the Fisher information `sum_c p_c (d log p_c)^2`. Every class counts in every draw; one drawn from the predictions is
+// nearly always the class that the model is sure of, and says nothing.
+at::Tensor signed_likelihood(const std::vector<at::Tensor>& outputs, const at::Generator& generator) {
   at::Tensor sum;
   for (const auto& output : outputs) {
     if (!output.defined() || !output.is_floating_point() || output.dim() == 0) continue;
     const std::int64_t axis = output.dim() >= 4 ? 1 : output.dim() - 1;
     const auto classes = at::log_softmax(output.transpose(axis, -1).flatten(0, -2), -1);
-    const auto drawn = at::multinomial(classes.detach().exp(), 1, true, generator);
-    const auto part = classes.gather(-1, drawn).sum();
+    const auto likely = classes.detach();
+    const auto signs = at::randint(0, 2, likely.sizes(), generator, likely.options()).mul_(2).sub_(1);
+    const auto part = (classes * (0.5 * likely).exp() * signs).sum();
     sum = sum.defined() ? sum + part : part;
   }
   if (!sum.defined()) fail("pare.analysis.106", "", "the model has no floating output to measure sensitivity at");
+  return sum;
+}
+
+// The divergence of outputs from answers, summed over samples.
+at::Tensor divergence_sum(const std::vector<at::Tensor>& answers, const std::vector<at::Tensor>& outputs) {
+  at::Tensor sum;
+  for (std::size_t i = 0; i < std::min(answers.size(), outputs.size()); ++i) {
+    const auto &x = answers[i], &y = outputs[i];
+    if (!y.defined() || !y.is_floating_point() || y.dim() == 0) continue;
+    if (!x.defined() || x.sizes() != y.sizes())
+      fail("pare.analysis.105", "", "output {} has another shape than the answer to compare it with", i);
+    const std::int64_t axis = y.dim() >= 4 ? 1 : y.dim() - 1;
+    const auto p = at::log_softmax(x.detach(), axis), q = at::log_softmax(y, axis);
+    // As `divergence_from`: the mean over what one sample has of positions.
+    const auto part = (p.exp() * (p - q)).sum() / static_cast<double>(y.numel() / y.size(axis) / y.size(0));
+    sum = sum.defined() ? sum + part : part;
+  }
   return sum;
 }
 
@@ -114,7 +134,8 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
   ProbedRun run(reference, options.around, std::move(by_node));
   auto generator = at::detail::createCPUGenerator(options.seed);
   double once = 0, samples = 0;
-  std::vector<double> sums(probes.size(), 0.0);
+  std::vector<double> sums(probes.size(), 0.0), slopes(probes.size(), 0.0);
+  std::size_t number = 0;
   auto task = options.progress.start("Fisher sensitivity");
   const auto start = Clock::now();
   for (const auto& batch : options.batches) {
@@ -131,8 +152,16 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
       shares.push_back(probe.share);
     }
     const auto outputs = run.run(batch);
+    if (number < options.answers.size()) {
+      if (const auto loss = divergence_sum(options.answers[number], outputs); loss.defined()) {
+        const auto gradients = torch::autograd::grad({loss}, shares, {}, true, false, true);
+        for (std::size_t i = 0; i < probes.size(); ++i)
+          if (gradients[i].defined()) slopes[i] += gradients[i].to(at::kDouble).sum().item<double>();
+      }
+    }
+    ++number;
     for (int draw = 0; draw < options.draws; ++draw) {
-      const auto gradients = torch::autograd::grad({drawn_likelihood(outputs, generator)}, shares, {},
+      const auto gradients = torch::autograd::grad({signed_likelihood(outputs, generator)}, shares, {},
                                                    draw + 1 < options.draws, false, true);
       for (std::size_t i = 0; i < probes.size(); ++i)
         if (gradients[i].defined()) sums[i] += gradients[i].to(at::kDouble).square().sum().item<double>();
@@ -141,13 +170,13 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
   }
   for (std::size_t i = 0; i < probes.size(); ++i) {
     auto& layer = layers_[probes[i].layer];
-    layer.damage[probes[i].variant] = 0.5 * sums[i] / (samples * options.draws);
+    layer.damage[probes[i].variant] = slopes[i] / samples + 0.5 * sums[i] / (samples * options.draws);
     if (!std::isfinite(layer.damage[probes[i].variant]))
       fail("pare.analysis.107", layer.name, "the gradient is not finite with this layer from the variant {}",
            variants_[probes[i].variant]);
   }
   // A run for the time of one, the probed run, each variant's layers once more, and the draws' passes back.
-  work_ = 2.0 + static_cast<double>(variants_.size()) + 2.0 * options.draws;
+  work_ = 2.0 + static_cast<double>(variants_.size()) + 2.0 * (options.draws + (options.answers.empty() ? 0 : 1));
   evaluations_ = seconds_since(start) / std::max(once, 1e-9);
 }
 

@@ -38,10 +38,12 @@ Model matrix_product(bool integers) {
 
 double gops(bool integers, const CompileOptions& options) {
   const auto compiled = compile(matrix_product(integers), options);
-  const auto profile = compiled.profile({at::zeros({kRows, kColumns})}, 0.3);
-  const auto step = std::ranges::find(profile.steps, std::string("product"),
-                                      [](const ExecutionProfile::Step& one) { return one.row.name; });
-  return step == profile.steps.end() || step->ms <= 0 ? 0.0 : kGops / (1e-3 * step->ms);
+  const auto x = at::zeros({kRows, kColumns});
+  double best = 0;
+  for (int turn = 0; turn < 5; ++turn)  // the best: of a limit, disturbances take away only
+    for (const auto& step : compiled.profile({x}, 0.05).steps)
+      if (step.row.name == "product" && step.ms > 0) best = std::max(best, kGops / (1e-3 * step.ms));
+  return best;
 }
 
 double copied_gbytes() {

@@ -62,8 +62,7 @@ std::string ExecutionProfile::text() const {
     text +=
         fmt::format("{:<{}}  {:<{}}  {:<9}  {:>9.4f}  {:>5.1f}  {}\n", step.row.name, name, step.row.op, op,
                     step.row.precision, step.ms, call_ms > 0 ? 100 * step.ms / call_ms : 0.0, step.row.implementation);
-  return text + fmt::format("{} steps {:.4f} ms, a call {:.4f} ms; medians of {} runs; {}\n", steps.size(), steps_ms(),
-                            call_ms, runs, backend);
+  return text + fmt::format("{} rows, a call {:.4f} ms; of {} runs; {}\n", steps.size(), call_ms, runs, backend);
 }
 
 namespace {

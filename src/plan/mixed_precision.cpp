@@ -92,6 +92,7 @@ class Search {
     sweep.batches = options_.batches;
     sweep.method = method;
     sweep.loss = loss_;
+    sweep.answers = options_.answers;
     sweep.seed = options_.seed;
     sweep.progress = options_.progress;
     sweep.cancelled = options_.cancelled;

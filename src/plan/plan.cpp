@@ -21,20 +21,49 @@ T number(const std::string& text, std::size_t line, std::string_view what) {
   return value;
 }
 
-// Which columns a table has.
+// Which columns a table has: one of layers, or one of groups.
 std::vector<std::string> header(const std::string& line, std::size_t number) {
   std::istringstream stream(line);
   std::vector<std::string> columns;
   for (std::string name; stream >> name;) {
-    static const std::vector<std::string> known{"layer", "bits", "weights", "damage", "ms", "reason"};
+    static const std::vector<std::string> known{"layer",  "bits",  "weights", "damage", "ms",
+                                                "reason", "group", "ratio",   "units"};
     if (std::ranges::find(known, name) == known.end())
       fail("pare.plan.101", "", "line {}: a plan has no column '{}'", number, name);
     columns.push_back(name);
   }
-  for (const auto* needed : {"layer", "bits"})
-    if (std::ranges::find(columns, needed) == columns.end())
-      fail("pare.plan.101", "", "line {}: the header of a plan names the columns 'layer' and 'bits'", number);
+  const auto has = [&](std::string_view name) { return std::ranges::find(columns, name) != columns.end(); };
+  if (!(has("layer") && has("bits")) && !(has("group") && has("ratio")))
+    fail("pare.plan.101", "",
+         "line {}: the header of a plan names the columns 'layer' and 'bits', that of its groups 'group' and 'ratio'",
+         number);
   return columns;
+}
+
+bool starts_groups(const std::string& line) {
+  std::istringstream stream(line);
+  std::string first, second;
+  return stream >> first >> second && first == "group" && second == "ratio";
+}
+
+Plan::Group read_group(const std::string& line, const std::vector<std::string>& columns, std::size_t at) {
+  std::istringstream stream(line);
+  Plan::Group group;
+  for (const auto& column : columns) {
+    std::string cell;
+    if (column == "reason") {
+      std::getline(stream >> std::ws, group.reason);
+      continue;
+    }
+    if (!(stream >> cell)) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
+    if (column == "group") group.name = cell;
+    if (column == "ratio") group.ratio = {number<double>(cell, at, "ratio")};
+    if (column == "units") group.units = number<std::int64_t>(cell, at, "number of units");
+    if (column == "damage") group.damage = number<double>(cell, at, "damage");
+  }
+  if (!(group.ratio.fraction >= 0 && group.ratio.fraction < 1))
+    fail("pare.plan.101", group.name, "line {}: a ratio of {}; from 0 to less than 1 can go", at, group.ratio.fraction);
+  return group;
 }
 
 Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& columns, std::size_t at) {
@@ -60,6 +89,22 @@ Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& 
   return layer;
 }
 
+std::string groups_text(const std::vector<Plan::Group>& groups) {
+  if (groups.empty()) return {};
+  std::size_t width = 5;
+  for (const auto& group : groups) width = std::max(width, group.name.size());
+  const auto row = [&](const auto& name, const auto& ratio, const auto& units, const auto& damage,
+                       const std::string& reason) {
+    auto line = fmt::format("{:<{}}  {:<5}  {:<6}  {:<11}  {}", name, width, ratio, units, damage, reason);
+    return line.erase(line.find_last_not_of(' ') + 1) + "\n";
+  };
+  std::string text = "\n";
+  text += row("group", "ratio", "units", "damage", "reason");
+  for (const auto& group : groups)
+    text += row(group.name, group.ratio.fraction, group.units, fmt::format("{}", group.damage), group.reason);
+  return text;
+}
+
 }  // namespace
 
 Plan Plan::parse(std::string_view text) {
@@ -68,19 +113,26 @@ Plan Plan::parse(std::string_view text) {
   std::vector<std::string> columns;
   std::map<std::string, std::size_t> seen;
   std::size_t at = 0;
+  bool groups = false;
   for (std::string line; std::getline(stream, line);) {
     ++at;
     line.erase(std::min(line.find('#'), line.size()));
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     line.erase(line.find_last_not_of(" \t\r") + 1);
-    if (columns.empty()) {
+    if (columns.empty() || starts_groups(line)) {
       columns = header(line, at);
+      groups = std::ranges::find(columns, "group") != columns.end();
       continue;
     }
-    plan.layers.push_back(read_layer(line, columns, at));
-    if (!seen.emplace(plan.layers.back().name, at).second)
-      fail("pare.plan.101", plan.layers.back().name, "line {}: this layer is in line {} already", at,
-           seen[plan.layers.back().name]);
+    if (groups) {
+      plan.groups.push_back(read_group(line, columns, at));
+    } else {
+      plan.layers.push_back(read_layer(line, columns, at));
+    }
+    const auto& name = groups ? plan.groups.back().name : plan.layers.back().name;
+    if (!seen.emplace((groups ? "group " : "layer ") + name, at).second)
+      fail("pare.plan.101", name, "line {}: this {} is in line {} already", at, groups ? "group" : "layer",
+           seen[(groups ? "group " : "layer ") + name]);
   }
   if (columns.empty()) fail("pare.plan.101", "", "a plan starts with a header: layer bits");
   return plan;
@@ -102,7 +154,7 @@ std::string Plan::text() const {
     text += row(layer.name, layer.weights.count, layer.entries, fmt::format("{}", layer.damage), layer.latency_ms,
                 layer.reason);
   if (timed) text += fmt::format("# {:.3f} bits a weight, {:.4f} ms a call\n", average_bits(), latency_ms());
-  return text;
+  return text + groups_text(groups);
 }
 
 double Plan::average_bits() const {
@@ -117,6 +169,7 @@ double Plan::average_bits() const {
 double Plan::damage() const {
   double sum = 0;
   for (const auto& layer : layers) sum += layer.damage;
+  for (const auto& group : groups) sum += group.damage;
   return sum;
 }
 
@@ -144,6 +197,13 @@ std::vector<std::string> Plan::bf16_layers() const {
   std::vector<std::string> result;
   for (const auto& layer : layers)
     if (layer.weights.count == kHalfBits) result.push_back(layer.name);
+  return result;
+}
+
+std::vector<std::pair<std::string, Ratio>> Plan::group_ratios() const {
+  std::vector<std::pair<std::string, Ratio>> result;
+  for (const auto& group : groups)
+    if (group.ratio.fraction > 0) result.emplace_back(group.name, group.ratio);
   return result;
 }
 

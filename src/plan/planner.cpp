@@ -21,6 +21,7 @@ double bits_cost(const PlanChoices& layer, const PlanChoice& choice) {
 }
 double bytes_cost(const PlanChoices&, const PlanChoice& choice) { return static_cast<double>(choice.bytes); }
 double latency_cost(const PlanChoices&, const PlanChoice& choice) { return choice.latency_ms; }
+double macs_cost(const PlanChoices&, const PlanChoice& choice) { return choice.macs; }
 // Noise may make a change look like a gain: nothing is bought with that.
 double damage_cost(const PlanChoices&, const PlanChoice& choice) { return std::max(0.0, choice.damage); }
 
@@ -53,6 +54,7 @@ Planner::Planner(std::vector<PlanChoices> layers, std::uint64_t bytes, double la
 std::optional<Plan> Planner::plan(const PlanLimits& limits) const {
   check_positive(limits.average_bits, "bits");
   check_positive(limits.latency_ms, "ms");
+  check_positive(limits.macs, "multiply-accumulates");
   if (limits.damage && !(*limits.damage >= 0)) fail("pare.plan.103", "", "a limit of {} on the damage", *limits.damage);
   double entries = 0;
   for (const auto& layer : layers_) entries += static_cast<double>(layer.entries);
@@ -60,6 +62,7 @@ std::optional<Plan> Planner::plan(const PlanLimits& limits) const {
   if (limits.average_bits) costs.push_back({*limits.average_bits * entries, bits_cost});
   if (limits.bytes) costs.push_back({static_cast<double>(*limits.bytes) - static_cast<double>(bytes_), bytes_cost});
   if (limits.latency_ms) costs.push_back({*limits.latency_ms - latency_ms_, latency_cost});
+  if (limits.macs) costs.push_back({*limits.macs, macs_cost});
   if (limits.damage) costs.push_back({*limits.damage, damage_cost});
 
   Knapsack knapsack;
@@ -89,7 +92,7 @@ std::optional<Plan> Planner::plan(const PlanLimits& limits) const {
 std::string Planner::binding(const PlanLimits& limits) const {
   std::string text;
   const auto add = [&](const std::string& one) { text += (text.empty() ? "" : "; ") + one; };
-  double entries = 0, bits = 0, latency = latency_ms_, damage = 0;
+  double entries = 0, bits = 0, latency = latency_ms_, macs = 0, damage = 0;
   auto bytes = bytes_;
   for (const auto& layer : layers_) {
     const auto least = [&](auto cost) {
@@ -101,6 +104,7 @@ std::string Planner::binding(const PlanLimits& limits) const {
     bits += least(bits_cost);
     bytes += static_cast<std::uint64_t>(least(bytes_cost));
     latency += least(latency_cost);
+    macs += least(macs_cost);
     damage += least(damage_cost);
   }
   if (limits.average_bits && bits > *limits.average_bits * entries)
@@ -108,6 +112,8 @@ std::string Planner::binding(const PlanLimits& limits) const {
   if (limits.bytes && bytes > *limits.bytes) add(fmt::format("at least {} bytes, {} allowed", bytes, *limits.bytes));
   if (limits.latency_ms && latency > *limits.latency_ms)
     add(fmt::format("at least {:.4g} ms, {:.4g} allowed", latency, *limits.latency_ms));
+  if (limits.macs && macs > *limits.macs)
+    add(fmt::format("at least {:.4g} multiply-accumulates, {:.4g} allowed", macs, *limits.macs));
   if (limits.damage && damage > *limits.damage)
     add(fmt::format("a damage of at least {:.4g}, {:.4g} allowed", damage, *limits.damage));
   return text;

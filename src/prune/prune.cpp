@@ -60,6 +60,7 @@ void validate_pruning(const PruningSettings& settings) {
   check_share(settings.parameters, "parameters");
   check_share(settings.bytes, "bytes");
   check_share(settings.latency, "latency");
+  for (const auto& [group, ratio] : settings.group_ratios) check_share(ratio, group);
   if (settings.min_channels < 1) fail("pare.prune.102", "", "min_channels is {}", settings.min_channels);
   if (settings.latency_threads < 0) fail("pare.prune.102", "", "latency_threads is {}", settings.latency_threads);
   if (settings.round_to < 1) fail("pare.prune.102", "", "round_to is {}", settings.round_to);
@@ -84,6 +85,9 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   const auto original = model;
   const ChannelGroups groups(original);
   const auto kept = kept_weights(original, settings.keep);
+  for (const auto& [name, ratio] : settings.group_ratios)
+    if (std::ranges::find(groups.groups(), name, &ChannelGroup::name) == groups.groups().end())
+      fail("pare.prune.104", name, "no channel group has this name");
   std::vector<const ChannelGroup*> open;
   for (const auto& group : groups.groups()) {
     const bool named = std::ranges::any_of(group.slices, [&](const auto& slice) { return kept.contains(slice.path); });
@@ -99,7 +103,8 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   Batch inputs;
   if (batches && !batches->empty()) inputs = *batches->begin();
   Chooser chooser(original, groups, score(original, open, batches, context.seed(), settings), std::move(inputs));
-  const auto pruning = settings.latency ? meet_latency(original, chooser, settings) : chooser.choose(settings);
+  const auto pruning = settings.latency && settings.group_ratios.empty() ? meet_latency(original, chooser, settings)
+                                                                         : chooser.choose(settings);
   for (const auto& [group, reason] : chooser.declined()) decline(context, *group, reason);
   apply_removal(context.rewriter(), pruning.removal);
   for (const auto& choice : pruning.choices) {

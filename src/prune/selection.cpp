@@ -73,6 +73,17 @@ class Selection {
   std::vector<std::size_t> taken_;
 };
 
+// A share of a group's units, as near as rounding allows.
+void take_share(Selection& selection, std::size_t c, const Candidate& candidate, double share) {
+  const auto wanted = std::lround(share * static_cast<double>(candidate.order.size()));
+  for (;;) {
+    const auto units = selection.next(c);
+    const auto after = static_cast<std::int64_t>(selection.taken()[c] + units.size());
+    if (units.empty() || after - wanted > static_cast<std::int64_t>(units.size()) / 2) break;
+    selection.take(c, units);
+  }
+}
+
 // The same share from every group: the smallest share that meets the target.
 std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const SizeModel& sizes,
                                  const PruningSettings& settings, const Target& target, double& reached) {
@@ -80,15 +91,7 @@ std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const
   const auto attempt = [&](double share, double& removed) {
     auto copy = sizes;
     Selection selection(candidates, copy, settings);
-    for (std::size_t c = 0; c < candidates.size(); ++c) {
-      const auto wanted = std::lround(share * static_cast<double>(candidates[c].order.size()));
-      for (;;) {
-        const auto units = selection.next(c);
-        const auto after = static_cast<std::int64_t>(selection.taken()[c] + units.size());
-        if (units.empty() || after - wanted > static_cast<std::int64_t>(units.size()) / 2) break;
-        selection.take(c, units);
-      }
-    }
+    for (std::size_t c = 0; c < candidates.size(); ++c) take_share(selection, c, candidates[c], share);
     removed = 1.0 - copy.total(target.quantity) / whole;
     return selection.taken();
   };
@@ -112,6 +115,18 @@ std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const
     }
   }
   return best;
+}
+
+// Each group its own share; groups that are not named stay.
+std::vector<std::size_t> named(const std::vector<Candidate>& candidates, SizeModel sizes,
+                               const PruningSettings& settings) {
+  Selection selection(candidates, sizes, settings);
+  for (std::size_t c = 0; c < candidates.size(); ++c) {
+    const auto found = std::ranges::find(settings.group_ratios, candidates[c].group->name,
+                                         [](const auto& entry) { return entry.first; });
+    if (found != settings.group_ratios.end()) take_share(selection, c, candidates[c], found->second.fraction);
+  }
+  return selection.taken();
 }
 
 // Groups that are made up alike.
@@ -183,6 +198,7 @@ std::vector<std::size_t> ranked(const std::vector<Candidate>& candidates, SizeMo
 
 std::vector<std::size_t> select(const std::vector<Candidate>& candidates, SizeModel sizes,
                                 const PruningSettings& settings) {
+  if (!settings.group_ratios.empty()) return named(candidates, std::move(sizes), settings);
   const auto target = target_of(settings);
   double reached = 0;
   auto taken = settings.scope == Scope::PerGroup ? uniform(candidates, sizes, settings, target, reached)

@@ -108,6 +108,55 @@ TEST_CASE("the Fisher method ranks layers as the exact sweep does, and predicts 
   for (std::size_t i = 0; i < b.size(); ++i) CHECK(again.layers()[i].damage[0] == b[i]);
 }
 
+TEST_CASE("a sweep over layers of equal cost computes half of layers times runs", "[sensitivity]") {
+  torch::manual_seed(6);
+  nn::Sequential net;
+  constexpr int kLayers = 10;
+  for (int i = 0; i < kLayers; ++i) {
+    net->push_back(nn::Linear(16, 16));
+    net->push_back(nn::ReLU());
+  }
+  const auto x = torch::randn({32, 16});
+  const auto model = pare::capture(net, x);
+  const auto made = [&](int bits) {
+    return pare::apply(pare::Quantizer{.weights = {bits}}, model, {.calibration = std::vector<torch::Tensor>{x}}).model;
+  };
+  const pare::Sensitivity sweep(made(8), {{"int4", made(4)}}, {.batches = x});
+  // The answers, the prefix once, and 10/10 + 9/10 + ... + 1/10 of a run.
+  CHECK(sweep.work() == Approx(2 + 0.5 * (kLayers + 1)));
+  pare::SensitivityOptions options{.batches = x, .loss = pare::divergence_from({{model(x)}})};
+  CHECK(pare::Sensitivity(made(8), {{"int4", made(4)}}, options).work() == Approx(1 + 0.5 * (kLayers + 1)));
+}
+
+TEST_CASE("the Fisher method follows a loss that the reference does not minimise", "[sensitivity]") {
+  const Fixture fixture;
+  pare::BatchOutputs answers;
+  {
+    const torch::NoGradGuard no_grad;
+    for (const auto& batch : fixture.images) answers.push_back({fixture.model(batch)});
+  }
+  // From int3 to int8: what is gained, which the curvature alone would call a loss.
+  pare::SensitivityOptions options{.batches = fixture.images, .loss = pare::divergence_from(answers)};
+  const pare::Sensitivity exact(fixture.int3, {{"int8", fixture.int8}}, options);
+  options.method = pare::SensitivityMethod::Fisher;
+  options.draws = 64;
+  options.answers = answers;
+  const pare::Sensitivity fisher(fixture.int3, {{"int8", fixture.int8}}, options);
+  std::vector<double> a, b;
+  for (std::size_t i = 0; i < exact.layers().size(); ++i) {
+    a.push_back(exact.layers()[i].damage[0]);
+    b.push_back(fisher.layers()[i].damage[0]);
+    CHECK(a.back() * b.back() > 0);  // the same sign
+  }
+  CHECK(*std::ranges::min_element(a) < 0);
+  auto alone = options;
+  alone.answers = {};
+  const pare::Sensitivity curvature(fixture.int3, {{"int8", fixture.int8}}, alone);
+  for (const auto& layer : curvature.layers()) CHECK(layer.damage[0] > 0);
+  options.answers = {{torch::zeros({8, 3})}};
+  CHECK(raises("pare.analysis.105", [&] { pare::Sensitivity(fixture.int3, {{"int8", fixture.int8}}, options); }));
+}
+
 TEST_CASE("rank correlation is Spearman's", "[sensitivity]") {
   CHECK(pare::rank_correlation({1, 2, 3, 4}, {10, 20, 30, 40}) == Approx(1.0));
   CHECK(pare::rank_correlation({1, 2, 3, 4}, {4, 3, 2, 1}) == Approx(-1.0));

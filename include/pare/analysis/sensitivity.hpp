@@ -24,8 +24,11 @@ struct SensitivityOptions {
   SensitivityMethod method = SensitivityMethod::Exact;
   /// Of the exact sweep; empty: `divergence_from` what the reference itself answers.
   OutputLoss loss = {};
-  int draws = 4;             ///< of the Fisher method: classes drawn for each sample; at least 1
-  std::uint64_t seed = 0;    ///< of those draws
+  int draws = 4;           ///< of the Fisher method: random signs for each sample; at least 1
+  std::uint64_t seed = 0;  ///< of those signs
+  /// Of the Fisher method: what the loss is measured from, e.g. the float model's answers, batch by batch. The slope of
+  /// the divergence from them is added, since the reference itself differs from them; empty: none.
+  BatchOutputs answers = {};
   Replacements around = {};  ///< of the reference: what holds already, e.g. another variant's layers
   Progress progress = {};
   std::function<bool()> cancelled = {};  ///< asked before each layer
@@ -38,10 +41,10 @@ struct SensitivityOptions {
 ///
 /// The exact sweep (`Exact`) runs each layer's candidates from that layer on (`PrefixReplay`); its damage is
 /// `loss(changed) - loss(reference)`, which may be slightly negative. The Fisher method runs the model once forward
-/// with each layer's change in its outputs weighted by a variable `e`, and `draws` times backward: the damage is `E[(d
-/// log p(y) / d e)^2] / 2`, y drawn from the model's own predictions, which is the Kullback-Leibler divergence to
-/// second order (the quadratic form that HAWQ approximates by a trace; Dong et al., 2019), without a diagonal or trace
-/// approximation.
+/// with each layer's change in its outputs weighted by a variable `e`, and `draws` times backward: the damage is
+/// `sum_c p_c (d log p_c / d e)^2 / 2` over the classes c that the model gives probabilities p to, estimated by random
+/// signs, which is the Kullback-Leibler divergence to second order (the quadratic form that HAWQ approximates by a
+/// trace; Dong et al., 2019), without a diagonal or trace approximation.
 class Sensitivity {
  public:
   /// One layer.
@@ -62,8 +65,9 @@ class Sensitivity {
   [[nodiscard]] const Layer& layer(std::string_view name) const;
   /// What the sweep took, in runs of the reference over the batches (wall time).
   [[nodiscard]] double evaluations() const noexcept { return evaluations_; }
-  /// The same in multiply-accumulates: what the sweep computed by what one run computes. An exact sweep runs the prefix
-  /// once and each candidate from its layer on; of the Fisher method a backward pass counts as two runs.
+  /// The same in multiply-accumulates: what the sweep computed by what one run computes. An exact sweep runs the model
+  /// once (twice where no loss is given, for its answers) and each candidate from its layer on: over layers of equal
+  /// cost half of layers times runs, and one and a half. Of the Fisher method a backward pass counts as two runs.
   [[nodiscard]] double work() const noexcept { return work_; }
   /// A line for each layer, most damage per weight first.
   [[nodiscard]] std::string text() const;

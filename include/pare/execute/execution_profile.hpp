@@ -13,14 +13,14 @@ struct ExecutionProfile {
   /// One step: what runs how, and how long it takes, conversions of its operands included.
   struct Step {
     ExecutionReport::Row row;
-    double ms = 0;  ///< median over the runs
+    double ms = 0;  ///< its share of `call_ms`, as the medians of the steps divide it
   };
-  std::string backend;  ///< as in the report
-  std::vector<Step> steps;
-  double call_ms = 0;    ///< median of a whole call
-  std::size_t runs = 0;  ///< that were timed
+  std::string backend;      ///< as in the report
+  std::vector<Step> steps;  ///< in order; the last one is what is spent between them
+  double call_ms = 0;       ///< lower quartile of whole calls, in which no clock was looked at
+  std::size_t runs = 0;     ///< that were timed
 
-  /// The sum of the steps; what `call_ms` has beside it is spent between them (memory for results, looking at clocks).
+  /// The sum of the steps: `call_ms`.
   [[nodiscard]] double steps_ms() const;
   /// A table: milliseconds and percent of every step, in order.
   [[nodiscard]] std::string text() const;

@@ -23,6 +23,9 @@ struct Precision {
 struct MixedPrecisionOptions {
   Batches batches = {};
   OutputLoss loss = {};  ///< empty: `divergence_from` the answers of the model of most bits
+  /// What that loss is measured from, for the Fisher method (`SensitivityOptions::answers`); empty where `loss` is: the
+  /// same answers.
+  BatchOutputs answers = {};
   PlanLimits limits = {};
   SensitivityMethod method = SensitivityMethod::Fisher;  ///< of the first sweep
   int refinements = 0;    ///< exact sweeps around the plan at hand, each half of layers times evaluations; at least 0
@@ -42,6 +45,7 @@ struct PlanPoint {
   double loss = 0;          ///< measured with all layers together
   std::uint64_t bytes = 0;  ///< stored (`WeightStorage`)
   double latency_ms = 0;    ///< predicted (`PlanLatency`); 0 without `MixedPrecisionOptions::latency`
+  double macs = 0;          ///< of one sample, of a joint plan (`joint_plan`)
 };
 
 /// What a search found.

@@ -36,16 +36,28 @@ class Plan {
     friend bool operator==(const Layer&, const Layer&) = default;
   };
 
-  std::vector<Layer> layers;
+  /// One channel group: the share of its units that goes.
+  struct Group {
+    std::string name;  ///< `ChannelGroup::name`
+    Ratio ratio = {0};
+    std::int64_t units = 0;  ///< in it
+    double damage = 0;       ///< predicted
+    std::string reason = {};
+    friend bool operator==(const Group&, const Group&) = default;
+  };
 
-  /// Reads what `text()` printed, edited or not: columns `layer` and `bits` are needed, `#` starts a comment.
+  std::vector<Layer> layers;
+  std::vector<Group> groups = {};
+
+  /// Reads what `text()` printed, edited or not: columns `layer` and `bits` are needed, `#` starts a comment. A header
+  /// with the columns `group` and `ratio` starts a table of groups.
   /// @throws Error `pare.plan.101` with the line for what is no plan
   [[nodiscard]] static Plan parse(std::string_view text);
   [[nodiscard]] std::string text() const;
 
   /// Bits of a weight in the mean over all layers of the plan; 0 for an empty one.
   [[nodiscard]] double average_bits() const;
-  /// The sum of the layers' predicted damage.
+  /// The sum of the layers' and groups' predicted damage.
   [[nodiscard]] double damage() const;
   /// The sum of the layers' predicted latencies: that of a call.
   [[nodiscard]] double latency_ms() const;
@@ -55,6 +67,9 @@ class Plan {
   [[nodiscard]] std::vector<std::string> float_layers() const;
   /// For `CompileOptions::node_precision`: the layers of 16 bits.
   [[nodiscard]] std::vector<std::string> bf16_layers() const;
+
+  /// For `Pruner::group_ratios`: the groups that lose units.
+  [[nodiscard]] std::vector<std::pair<std::string, Ratio>> group_ratios() const;
 
   friend bool operator==(const Plan&, const Plan&) = default;
 };

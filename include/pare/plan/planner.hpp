@@ -15,6 +15,7 @@ struct PlanChoice {
   double damage = 0;        ///< of the model's outputs, this layer alone
   std::uint64_t bytes = 0;  ///< stored
   double latency_ms = 0;
+  double macs = 0;
 };
 
 /// A layer and its choices.
@@ -29,6 +30,7 @@ struct PlanLimits {
   std::optional<double> average_bits = {};  ///< of a weight, over the planned layers
   std::optional<std::uint64_t> bytes = {};  ///< of the whole model, stored
   std::optional<double> latency_ms = {};    ///< of the whole model
+  std::optional<double> macs = {};          ///< multiply-accumulates of the planned layers
   std::optional<double> damage = {};        ///< the sum over layers; the smallest plan within it is sought
 };
 

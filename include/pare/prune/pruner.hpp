@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "pare/prune/least_squares.hpp"
@@ -25,13 +26,14 @@ PARE_NAMESPACE_BEGIN
 /// lost (He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017); batch norms get the
 /// statistics' change. Without calibration data the last two are left out.
 ///
-/// Of the targets the first given counts: `latency`, `ratio`, `macs`, `parameters`, `bytes`; each is the share that
-/// goes. None: half of the multiply-accumulates. For `latency`, models with fewer and fewer multiply-accumulates are
-/// compiled and timed beside the original until the share is found; on a busy machine it is as inexact as the clock. A
-/// group that cannot be pruned is a `declined` row that says why.
+/// Of the targets the first given counts: `group_ratios`, `latency`, `ratio`, `macs`, `parameters`, `bytes`; each is
+/// the share that goes. None: half of the multiply-accumulates. For `latency`, models with fewer and fewer
+/// multiply-accumulates are compiled and timed beside the original until the share is found; on a busy machine it is as
+/// inexact as the clock. A group that cannot be pruned is a `declined` row that says why.
 ///
 /// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, `.103` importances
-/// that are NaN or infinite, `.104` a `keep` pattern that fits no layer, `.105` a target that cannot be met, `.106`
+/// that are NaN or infinite, `.104` a `keep` pattern or a name in
+/// `group_ratios` that fits nothing, `.105` a target that cannot be met, `.106`
 /// nothing can be pruned, `.107` a criterion that needs calibration and has none.
 template <class Importance = LeastSquares>
 struct Pruner {
@@ -41,7 +43,10 @@ struct Pruner {
   std::optional<Ratio> parameters = {};  ///< entries of parameters to remove
   std::optional<Ratio> bytes = {};       ///< bytes of weights to remove
   std::optional<Ratio> latency = {};     ///< time of the compiled model to remove, measured here and now
-  int latency_threads = 0;               ///< of the compiled model then; 0: as many as LibTorch uses
+  /// Units to remove from groups by name (`ChannelGroup::name`, as in the report and in a `Plan`); other groups stay
+  /// whole. Comes before the targets above.
+  std::vector<std::pair<std::string, Ratio>> group_ratios = {};
+  int latency_threads = 0;    ///< of the compiled model then; 0: as many as LibTorch uses
   Batch latency_inputs = {};  ///< what they run on; empty: the first calibration batch, or the captured sizes
   Scope scope = Scope::Automatic;
   std::int64_t min_channels = 1;       ///< left on every axis
@@ -73,6 +78,7 @@ struct Pruner {
             parameters,
             bytes,
             latency,
+            group_ratios,
             latency_threads,
             latency_inputs,
             scope,

@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pare/core/literals.hpp"
@@ -33,6 +34,7 @@ struct PruningSettings {
   Aggregation aggregation;
   ImportanceLoss loss;
   std::optional<Ratio> ratio, macs, parameters, bytes, latency;
+  std::vector<std::pair<std::string, Ratio>> group_ratios;
   int latency_threads = 0;
   Batch latency_inputs;
   Scope scope = Scope::Automatic;

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "pare/plan/mixed_precision.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+/// A model from which one share of the units of every group was removed, with what pruning does to the layers behind.
+struct PrunedModel {
+  Ratio ratio = {0.25};
+  Model model;
+};
+
+/// What a search for a joint plan is run with.
+struct JointPlanOptions {
+  Batches batches = {};
+  OutputLoss loss = {};    ///< empty: `divergence_from` the float model's answers
+  PlanLimits limits = {};  ///< `bytes`, `macs`, `damage`
+  /// The model as a plan makes it, for good: pruned (`Pruner::group_ratios`), then quantized. What is evaluated.
+  std::function<Model(const Plan& plan)> realize = {};
+  SensitivityMethod method = SensitivityMethod::Fisher;  ///< of bits; pruning is always evaluated exactly
+  std::uint64_t seed = 0;
+  Progress progress = {};
+  std::function<bool()> cancelled = {};
+};
+
+/// What a search found.
+struct JointPlanResult {
+  Plan plan;                      ///< the best that keeps the limits; where none does, the smallest there is
+  std::string shortfall;          ///< the limit that cannot be kept; empty otherwise
+  std::vector<PlanPoint> points;  ///< all that was realized and evaluated: uniform baselines first
+  std::size_t chosen_point = 0;
+  [[nodiscard]] const PlanPoint& chosen() const { return points.at(chosen_point); }
+};
+
+/// Chooses each layer's bits and each channel group's ratio together.
+///
+/// Candidates of layers are models quantized as a whole, candidates of groups models pruned as a whole. Damages are
+/// measured one layer or group at a time: bits as `mixed_precision` does; a group by running the float model from its
+/// first reader on, with the readers' weights as the pruned model has them, refitted, and zeros where units are gone.
+/// Bytes and multiply-accumulates of a plan are exact; they are products over layers and groups, so the knapsack is
+/// solved for what each choice changes at the plan at hand, until it stays. The plan is then realized and evaluated
+/// beside all uniform ones: all layers of one precision, unpruned and at each ratio.
+///
+/// @param model     float, batch norms folded
+/// @param quantized models of 2 to 8 bits from it
+/// @param pruned    models pruned from it
+/// @throws Error `pare.plan.105` without a quantized or pruned model, `.106` without `realize`, `.107` a pruned model
+/// that
+///         does not come from `model` (with the weight), `.103` limits that are no numbers, `pare.analysis.108`
+///         cancelled
+[[nodiscard]] JointPlanResult joint_plan(const Model& model, std::vector<Precision> quantized,
+                                         std::vector<PrunedModel> pruned, const JointPlanOptions& options);
+
+PARE_NAMESPACE_END

@@ -1,0 +1,323 @@
+#include "pare/plan/joint_plan.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "joint_size.hpp"
+#include "pare/analysis/weight_storage.hpp"
+#include "pare/core/error.hpp"
+#include "pare/numerics/knapsack.hpp"
+#include "pruned_groups.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+/// One search.
+class JointSearch {
+ public:
+  JointSearch(const Model& model, std::vector<Precision> quantized, std::vector<PrunedModel> pruned,
+              const JointPlanOptions& options)
+      : model_(model), quantized_(std::move(quantized)), pruned_(std::move(pruned)), options_(options) {
+    if (quantized_.empty() || pruned_.empty())
+      fail("pare.plan.105", "", "{} quantized and {} pruned models to choose from", quantized_.size(), pruned_.size());
+    if (!options_.realize) fail("pare.plan.106", "", "plans are proved by making them: give `realize`");
+    for (const auto& limit : {options_.limits.macs, options_.limits.damage})
+      if (limit && !(*limit >= 0)) fail("pare.plan.103", "", "a limit of {}", *limit);
+    std::ranges::sort(quantized_, std::greater<>{}, &Precision::weights);
+    std::ranges::sort(pruned_, {}, &PrunedModel::ratio);
+    model_.eval();
+  }
+
+  JointPlanResult run() {
+    PrefixReplay replay(model_, options_.batches);
+    auto expected = replay.outputs();
+    loss_ = options_.loss ? options_.loss : divergence_from(expected);
+    const auto base = loss_(expected);
+    add_layers();
+    add_groups(replay, base);
+    size_.emplace(model_, quantized_.front().model, classes_);
+    evaluate_baselines();
+    const auto found = solve();
+    if (found) (void)evaluate("joint", plan_of(*found));
+    choose(!found.has_value());
+    return std::move(result_);
+  }
+
+ private:
+  void add_layers() {
+    std::vector<Variant> variants;
+    for (const auto& model : quantized_) variants.push_back({fmt::format("int{}", model.weights.count), model.model});
+    std::optional<Sensitivity> sensitivity;
+    if (variants.size() > 1) {
+      SensitivityOptions sweep;
+      sweep.batches = options_.batches;
+      sweep.method = options_.method;
+      sweep.loss = loss_;
+      sweep.seed = options_.seed;
+      sweep.progress = options_.progress;
+      sweep.cancelled = options_.cancelled;
+      sensitivity.emplace(variants.front().model, std::vector<Variant>(variants.begin() + 1, variants.end()), sweep);
+    }
+    const LayerExchange exchange(quantized_.front().model);
+    const WeightStorage stored(quantized_.front().model);
+    for (std::size_t i = 0; i < exchange.layers().size(); ++i) {
+      const auto& layer = exchange.layers()[i];
+      if (stored.bits(layer.weight) > 8) continue;  // what the quantizer leaves float has no bits to choose
+      JointClass one{layer.name, layer.weight, layer.entries, {{quantized_.front().weights}}};
+      for (std::size_t m = 1; m < quantized_.size(); ++m)
+        one.choices.push_back({quantized_[m].weights, {0}, std::max(0.0, sensitivity->layers()[i].damage[m - 1])});
+      classes_.push_back(std::move(one));
+    }
+    layers_ = classes_.size();
+  }
+
+  // Groups in the order of their first readers, so that each is run from there.
+  void add_groups(PrefixReplay& replay, double base) {
+    const ChannelGroups groups(model_);
+    std::map<std::size_t, JointClass> found;
+    struct Probe {
+      std::size_t position = 0, group = 0;
+      JointChoice choice;
+      Replacements values;
+    };
+    std::vector<Probe> probes;
+    std::map<NodeId, std::size_t> position;
+    for (const auto id : model_.graph().nodes()) position.emplace(id, position.size());
+    for (const auto& pruned : pruned_) {
+      const PrunedGroups lost(model_, groups, pruned.model);
+      for (const auto g : lost.lost()) {
+        auto values = lost.replacements(g);
+        const auto first = replay.first_reader(values);
+        if (first == kNoNode) continue;
+        auto& probe = probes.emplace_back();
+        probe.position = position.at(first);
+        probe.group = g;
+        probe.choice.ratio = pruned.ratio;
+        probe.choice.removed = lost.removed(g);
+        probe.values = std::move(values);
+      }
+    }
+    std::ranges::stable_sort(probes, {}, &Probe::position);
+    auto task = options_.progress.start("pruning sensitivity", probes.size());
+    for (auto& probe : probes) {
+      if (options_.cancelled && options_.cancelled()) fail("pare.analysis.108", "", "the sweep was cancelled");
+      const auto& group = groups.groups()[probe.group];
+      replay.advance(model_.graph().nodes()[probe.position]);
+      probe.choice.damage = loss_(replay.outputs(probe.values)) - base;
+      if (!std::isfinite(probe.choice.damage))
+        fail("pare.analysis.107", group.name, "the loss is {} with {:.0f} % of its units gone", probe.choice.damage,
+             100 * probe.choice.ratio.fraction);
+      probe.choice.damage = std::max(0.0, probe.choice.damage);
+      auto& one = found[probe.group];
+      if (one.choices.empty()) one = {group.name, {}, static_cast<std::int64_t>(group.size()), {{}}};
+      one.choices.push_back(std::move(probe.choice));
+      task.advance();
+    }
+    for (auto& [group, one] : found) {
+      std::ranges::sort(one.choices, {}, &JointChoice::ratio);
+      classes_.push_back(std::move(one));
+    }
+  }
+
+  [[nodiscard]] Plan plan_of(const Selected& selected) const {
+    Plan plan;
+    for (std::size_t k = 0; k < classes_.size(); ++k) {
+      const auto& choice = classes_[k].choices[selected[k]];
+      const auto& next = classes_[k].choices[std::min(selected[k] + 1, classes_[k].choices.size() - 1)];
+      const bool more = selected[k] + 1 < classes_[k].choices.size();
+      if (k < layers_)
+        plan.layers.push_back({classes_[k].name, choice.bits, classes_[k].size, choice.damage,
+                               more ? fmt::format("{} bits would cost {:.4g}", next.bits.count, next.damage) : ""});
+      else
+        plan.groups.push_back(
+            {classes_[k].name, choice.ratio, classes_[k].size, choice.damage,
+             more ? fmt::format("{:.0f} % would cost {:.4g}", 100 * next.ratio.fraction, next.damage) : ""});
+    }
+    return plan;
+  }
+
+  [[nodiscard]] Selected selected_of(const Plan& plan) const {
+    Selected selected;
+    for (std::size_t k = 0; k < classes_.size(); ++k)
+      for (std::size_t c = 0; c < classes_[k].choices.size(); ++c)
+        if (k < layers_ ? classes_[k].choices[c].bits == plan.layers[k].weights
+                        : classes_[k].choices[c].ratio == plan.groups[k - layers_].ratio)
+          selected.push_back(c);
+    return selected;
+  }
+
+  // All layers at the bits of one model, and every group at one ratio, or the nearest below that it can have.
+  [[nodiscard]] Selected uniform(std::size_t model, Ratio ratio) const {
+    Selected selected;
+    for (std::size_t k = 0; k < classes_.size(); ++k) {
+      std::size_t at = k < layers_ ? model : 0;
+      for (std::size_t c = 0; k >= layers_ && c < classes_[k].choices.size(); ++c)
+        if (classes_[k].choices[c].ratio <= ratio) at = c;
+      selected.push_back(at);
+    }
+    return selected;
+  }
+
+  void evaluate_baselines() {
+    for (std::size_t m = 0; m < quantized_.size(); ++m)
+      for (std::size_t r = 0; r <= pruned_.size(); ++r) {
+        const auto ratio = r == 0 ? Ratio{0} : pruned_[r - 1].ratio;
+        auto name = fmt::format("uniform int{}", quantized_[m].weights.count);
+        if (r > 0) name += fmt::format(", {:.0f} % pruned", 100 * ratio.fraction);
+        evaluate(std::move(name), plan_of(uniform(m, ratio)));
+      }
+  }
+
+  void evaluate(std::string name, Plan plan) {
+    const auto same = [&](const PlanPoint& point) { return selected_of(point.plan) == selected_of(plan); };
+    if (std::ranges::any_of(result_.points, same)) return;
+    if (options_.cancelled && options_.cancelled()) fail("pare.analysis.108", "", "cancelled before {}", name);
+    const auto model = options_.realize(plan);
+    BatchOutputs outputs;
+    for (const auto& batch : options_.batches) outputs.push_back(model.run(batch));
+    const auto measured = loss_(outputs);
+    if (result_.points.empty()) base_ = measured;
+    const auto selected = selected_of(plan);
+    const auto predicted = base_ + plan.damage();
+    result_.points.push_back({std::move(name), std::move(plan), predicted, measured, size_->bytes(selected), 0});
+    result_.points.back().macs = size_->macs(selected);
+  }
+
+  [[nodiscard]] bool fits(const Selected& selected) const {
+    const auto& limits = options_.limits;
+    return (!limits.bytes || size_->bytes(selected) <= *limits.bytes) &&
+           (!limits.macs || size_->macs(selected) <= *limits.macs * (1 + 1e-12));
+  }
+
+  [[nodiscard]] double damage(const Selected& selected) const {
+    double sum = 0;
+    for (std::size_t k = 0; k < classes_.size(); ++k) sum += classes_[k].choices[selected[k]].damage;
+    return sum;
+  }
+
+  // The knapsack of what each choice changes at a plan; what choices change together is left to the next round.
+  [[nodiscard]] std::optional<Selected> around(const Selected& at, double tighter) const {
+    const auto& limits = options_.limits;
+    Knapsack knapsack;
+    const auto budget = [&](double limit, auto&& cost, auto&& set) {
+      const auto here = cost(at);
+      double room = limit * tighter - here;
+      for (std::size_t k = 0; k < classes_.size(); ++k) {
+        std::vector<double> costs;
+        for (std::size_t c = 0; c < classes_[k].choices.size(); ++c) {
+          auto other = at;
+          other[k] = c;
+          costs.push_back(cost(other));
+        }
+        const auto least = *std::ranges::min_element(costs);
+        room += here - least;
+        for (std::size_t c = 0; c < costs.size(); ++c) set(k, c, costs[c] - least);
+      }
+      return room;
+    };
+    for (const auto& one : classes_) {
+      auto& items = knapsack.classes.emplace_back();
+      for (const auto& choice : one.choices) items.push_back({choice.damage, {}});
+    }
+    const auto add = [&](double limit, auto&& cost) {
+      const auto room =
+          budget(limit, cost, [&](auto k, auto c, double value) { knapsack.classes[k][c].costs.push_back(value); });
+      knapsack.limits.push_back(room);
+      return room >= 0;
+    };
+    bool possible = true;
+    if (limits.bytes)
+      possible = add(static_cast<double>(*limits.bytes),
+                     [&](const Selected& s) { return static_cast<double>(size_->bytes(s)); });
+    if (limits.macs && possible) possible = add(*limits.macs, [&](const Selected& s) { return size_->macs(s); });
+    if (limits.damage && !limits.bytes && !limits.macs) {  // the smallest within the damage
+      for (std::size_t k = 0; k < classes_.size(); ++k)
+        for (std::size_t c = 0; c < classes_[k].choices.size(); ++c) {
+          auto other = at;
+          other[k] = c;
+          knapsack.classes[k][c].loss = static_cast<double>(size_->bytes(other));
+          knapsack.classes[k][c].costs = {classes_[k].choices[c].damage};
+        }
+      knapsack.limits = {*limits.damage};
+    }
+    if (!possible) return std::nullopt;
+    const auto solution = knapsack.solve();
+    return solution.feasible ? std::optional(solution.chosen) : std::nullopt;
+  }
+
+  [[nodiscard]] std::optional<Selected> solve() const {
+    constexpr int kRounds = 24;
+    std::optional<Selected> best;
+    const bool smallest = options_.limits.damage && !options_.limits.bytes && !options_.limits.macs;
+    const auto better = [&](const Selected& a, const Selected& b) {
+      return smallest ? size_->bytes(a) < size_->bytes(b) : damage(a) < damage(b);
+    };
+    auto at = uniform(0, {0});
+    double tighter = 1;
+    for (int round = 0; round < kRounds; ++round) {
+      if (fits(at) && (!smallest || damage(at) <= *options_.limits.damage) && (!best || better(at, *best))) best = at;
+      auto next = around(at, tighter);
+      if (!next || *next == at) {
+        if (best) break;
+        // Beyond the limit by what choices take off together, or the plan at hand is too far away to see one.
+        tighter *= next ? 0.98 : 1.0;
+        next = next ? next : std::optional(uniform(quantized_.size() - 1, pruned_.back().ratio));
+        if (*next == at && tighter == 1) break;
+      }
+      at = std::move(*next);
+    }
+    return best;
+  }
+
+  void choose(bool none) {
+    const auto keeps = [&](const PlanPoint& point) {
+      return fits(selected_of(point.plan)) &&
+             (!options_.limits.damage || point.loss - base_ <= *options_.limits.damage);
+    };
+    const bool smallest = options_.limits.damage && !options_.limits.bytes && !options_.limits.macs;
+    std::optional<std::size_t> best;
+    const auto& points = result_.points;
+    for (std::size_t i = 0; i < points.size(); ++i)
+      if (keeps(points[i]) &&
+          (!best || (smallest ? points[i].bytes < points[*best].bytes : points[i].loss < points[*best].loss)))
+        best = i;
+    if (!best) {
+      best = static_cast<std::size_t>(std::ranges::min_element(points, {}, &PlanPoint::bytes) - points.begin());
+      const auto last = uniform(quantized_.size() - 1, pruned_.back().ratio);
+      result_.shortfall = none ? fmt::format(
+                                     "no choice of bits and ratios keeps the limits; the most that they take off "
+                                     "leaves {} bytes and {:.0f} multiply-accumulates",
+                                     size_->bytes(last), size_->macs(last))
+                               : fmt::format(
+                                     "no plan that was made keeps the limits; the smallest has {} bytes and a "
+                                     "damage of {:.4g}",
+                                     points[*best].bytes, points[*best].loss - base_);
+    }
+    result_.chosen_point = *best;
+    result_.plan = points[*best].plan;
+  }
+
+  Model model_;
+  std::vector<Precision> quantized_;
+  std::vector<PrunedModel> pruned_;
+  const JointPlanOptions& options_;
+  OutputLoss loss_;
+  double base_ = 0;                  // of the finest uniform plan
+  std::vector<JointClass> classes_;  // layers, then groups
+  std::size_t layers_ = 0;
+  std::optional<JointSize> size_;
+  JointPlanResult result_;
+};
+
+}  // namespace
+
+JointPlanResult joint_plan(const Model& model, std::vector<Precision> quantized, std::vector<PrunedModel> pruned,
+                           const JointPlanOptions& options) {
+  const at::NoGradGuard no_grad;
+  return JointSearch(model, std::move(quantized), std::move(pruned), options).run();
+}
+
+PARE_NAMESPACE_END
