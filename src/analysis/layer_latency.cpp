@@ -21,7 +21,8 @@ bool knows_all(const LatencyTable& table, const ExecutionUnits& found) {
          });
 }
 
-// Steps that do the same between the same neighbours share the mean of their times.
+// Steps that do the same between the same neighbours share the mean of their times. What is known stays: where the rest
+// of a model is another, other things lie in the caches, and the model that a step was first met in is the plainest.
 void measure_steps(const Model& model, const Batch& inputs, const CompileOptions& options, double seconds,
                    const ExecutionUnits& found, LatencyTable& table) {
   const auto profile = compile(model, options).profile(inputs, seconds);
@@ -37,8 +38,11 @@ void measure_steps(const Model& model, const Batch& inputs, const CompileOptions
     sum += ms[i];
     ++count;
   }
-  for (const auto& [key, sum] : sums) table.set(key, sum.first / sum.second);
-  table.set(call_key(found), outside);
+  const auto keep = [&](const std::string& key, double ms) {
+    if (!table.find(key)) table.set(key, ms);
+  };
+  for (const auto& [key, sum] : sums) keep(key, sum.first / sum.second);
+  keep(call_key(found), outside);
 }
 
 }  // namespace
