@@ -32,8 +32,13 @@ function(pare_link_onednn target)
 endfunction()
 
 # Sources of one folder are compiled a few at a time: most of what a translation unit costs is LibTorch, once for each.
-# Few enough that a change of one of them still builds in half a minute.
+# Few enough that a change of one of them still builds in half a minute; inside other projects, where nobody changes them,
+# as many as there are.
 function(pare_unity target)
+  set(together 6)
+  if(NOT PARE_DEVELOPER_MODE)
+    set(together 24)
+  endif()
   get_target_property(sources ${target} SOURCES)
   get_target_property(base ${target} SOURCE_DIR)
   list(FILTER sources INCLUDE REGEX "\\.cpp$")
@@ -49,7 +54,7 @@ function(pare_unity target)
   foreach(folder IN LISTS folders)
     set(position 0)
     foreach(source IN LISTS members_${folder})
-      math(EXPR group "${position} / 6")
+      math(EXPR group "${position} / ${together}")
       set_source_files_properties("${source}" PROPERTIES UNITY_GROUP ${folder}_${group})
       math(EXPR position "${position} + 1")
     endforeach()

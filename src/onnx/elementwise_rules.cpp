@@ -137,7 +137,7 @@ void clamp(Emitter& out, const Node& node) {
   out.alias(node, value);
 }
 
-constexpr const char kMul[] = "Mul", kMax[] = "Max", kMin[] = "Min", kEqual[] = "Equal", kLess[] = "Less",
+constexpr const char kMul[] = "Mul", kMaximum[] = "Max", kMinimum[] = "Min", kEqual[] = "Equal", kLess[] = "Less",
                      kLessOrEqual[] = "LessOrEqual", kGreater[] = "Greater", kGreaterOrEqual[] = "GreaterOrEqual",
                      kNot[] = "Not", kAnd[] = "And", kOr[] = "Or", kXor[] = "Xor", kExp[] = "Exp", kLog[] = "Log",
                      kSqrt[] = "Sqrt", kAbs[] = "Abs", kNeg[] = "Neg", kErf[] = "Erf", kFloor[] = "Floor",
@@ -152,8 +152,8 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::div", divide},
     {"aten::true_divide", divide},
     {"aten::floor_divide", divide},
-    {"aten::maximum", binary<kMax>},
-    {"aten::minimum", binary<kMin>},
+    {"aten::maximum", binary<kMaximum>},
+    {"aten::minimum", binary<kMinimum>},
     {"aten::eq", compare<kEqual, false>},
     {"aten::ne", compare<kEqual, true>},
     {"aten::lt", compare<kLess, false>},
