@@ -69,36 +69,6 @@ std::string SymbolicInt::text(std::span<const std::string> names) const {
 
 // ---- Operand
 
-std::optional<std::int64_t> Operand::integer() const {
-  if (const auto* symbolic = get<SymbolicInt>()) return symbolic->constant();
-  if (const auto flag = boolean()) return *flag ? 1 : 0;
-  return std::nullopt;
-}
-
-std::optional<std::vector<std::int64_t>> Operand::integers() const {
-  if (const auto one = integer()) return std::vector<std::int64_t>{*one};
-  const auto* many = get<Ints>();
-  if (!many) return std::nullopt;
-  std::vector<std::int64_t> result;
-  for (const auto& entry : *many) {
-    if (!entry.is_constant()) return std::nullopt;
-    result.push_back(*entry.constant());
-  }
-  return result;
-}
-
-std::optional<double> Operand::number() const {
-  if (const auto* real = get<double>()) return *real;
-  if (const auto whole = integer()) return static_cast<double>(*whole);
-  return std::nullopt;
-}
-
-std::optional<bool> Operand::boolean() const {
-  const auto* flag = get<Flag>();
-  if (!flag || *flag == Flag::Training || *flag == Flag::Evaluation) return std::nullopt;
-  return *flag == Flag::True;
-}
-
 // ---- Op
 
 namespace {
@@ -279,5 +249,12 @@ Graph GraphBuilder::finish() && {
   }
   return std::move(graph_);
 }
+
+Graph::Graph() = default;
+Graph::Graph(const Graph& other) = default;
+Graph::Graph(Graph&& other) noexcept = default;
+Graph& Graph::operator=(const Graph& other) = default;
+Graph& Graph::operator=(Graph&& other) noexcept = default;
+Graph::~Graph() = default;
 
 PARE_NAMESPACE_END

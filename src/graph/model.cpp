@@ -10,6 +10,12 @@
 
 PARE_NAMESPACE_BEGIN
 
+Model::Model() = default;
+Model::Model(const Model& other) = default;
+Model::Model(Model&& other) noexcept = default;
+Model& Model::operator=(const Model& other) = default;
+Model& Model::operator=(Model&& other) noexcept = default;
+Model::~Model() = default;
 Model::Model(Graph graph, Weights weights)
     : graph_(std::make_shared<Graph>(std::move(graph))), weights_(std::move(weights)) {}
 

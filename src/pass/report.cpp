@@ -48,6 +48,16 @@ nlohmann::ordered_json number(double value) {
 
 std::string_view to_string(Decision decision) noexcept { return decision == Decision::Done ? "done" : "declined"; }
 
+Report::Report() = default;
+Report::Report(const Report& other) = default;
+Report::Report(Report&& other) noexcept = default;
+Report& Report::operator=(const Report& other) = default;
+Report& Report::operator=(Report&& other) noexcept = default;
+Report::~Report() = default;
+
+void Report::add(ReportRow row) { rows_.push_back(std::move(row)); }
+void Report::add(ReportStage stage) { stages_.push_back(std::move(stage)); }
+
 bool Report::set_figure(std::string_view layer, std::string_view figure, double value) {
   const auto row = std::find_if(rows_.rbegin(), rows_.rend(), [&](const auto& r) { return r.layer == layer; });
   if (row == rows_.rend()) return false;

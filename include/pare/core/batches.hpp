@@ -9,7 +9,6 @@
 #include <iterator>
 #include <memory>
 #include <optional>
-#include <ranges>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -27,6 +26,17 @@ template <class T>
 concept BatchLike = std::convertible_to<const T&, at::Tensor> || std::convertible_to<const T&, Batch> ||
     requires(const T& example) {
   { example.data } -> std::convertible_to<at::Tensor>;
+};
+
+/// An element of a range, whatever reference it comes as.
+template <class T>
+concept BatchElement = BatchLike<std::remove_cvref_t<T>>;
+
+/// What `begin()` and `end()` make a range of batches.
+template <class T>
+concept BatchRange = requires(T& range) {
+  { *std::begin(range) } -> BatchElement;
+  std::end(range);
 };
 
 /// A range of batches that can be read again from its start, as often as an algorithm needs.
@@ -55,12 +65,12 @@ class Batches {
       Batches(Tensors&&... tensors)  // NOLINT(google-explicit-constructor): a tensor is a batch
       : Batches(std::vector<at::Tensor>{std::forward<Tensors>(tensors)...}) {}
   /// Any container of batches, which it keeps; iterated lazily.
-  template <std::ranges::input_range Range>
-  requires(BatchLike<std::ranges::range_value_t<Range>> && !std::same_as<std::remove_cvref_t<Range>, Batches> &&
+  template <class Range>
+  requires(!std::same_as<std::remove_cvref_t<Range>, Batches> && BatchRange<std::remove_cvref_t<Range>> &&
            std::copy_constructible<std::remove_cvref_t<Range>>)
       Batches(Range&& range) {  // NOLINT(google-explicit-constructor): a container of batches is batches
     auto kept = std::make_shared<std::remove_cvref_t<Range>>(std::forward<Range>(range));
-    if constexpr (std::ranges::sized_range<decltype(*kept)>) size_ = static_cast<std::size_t>(std::ranges::size(*kept));
+    if constexpr (requires { std::size(*kept); }) size_ = static_cast<std::size_t>(std::size(*kept));
     source_ = [kept] { return reader(*kept, kept); };
   }
   /// A generator: called with 0, 1, 2, … until it returns an empty optional, or `size` times where that is given. It
@@ -71,12 +81,7 @@ class Batches {
       : source_(positions(Generator(std::move(generate)), size)), size_(size) {}
 
   /// From a source that is read front to back, e.g. a file.
-  static Batches from(Source source, std::optional<std::size_t> size = std::nullopt) {
-    Batches batches;
-    batches.source_ = std::move(source);
-    batches.size_ = size;
-    return batches;
-  }
+  static Batches from(Source source, std::optional<std::size_t> size = std::nullopt);
   /// Over a range that the caller keeps alive, e.g. `*data_loader`: `begin()` starts it afresh.
   template <class Range>
   static Batches over(Range& range, std::optional<std::size_t> size = std::nullopt) {
@@ -86,20 +91,9 @@ class Batches {
   /// How many batches there are, where the source knows.
   [[nodiscard]] std::optional<std::size_t> size() const noexcept { return source_ ? size_ : std::size_t{0}; }
   /// Whether there is no batch at all; reads one when the size is unknown.
-  [[nodiscard]] bool empty() const { return size() ? *size() == 0 : !source_()().has_value(); }
+  [[nodiscard]] bool empty() const;
   /// The first `count` batches (all of them when there are fewer).
-  [[nodiscard]] Batches first(std::size_t count) const {
-    if (!source_) return {};
-    auto size = size_;
-    if (size) size = std::min(*size, count);
-    return from(
-        [source = source_, count]() -> Reader {
-          return [next = source(), left = count]() mutable -> std::optional<Batch> {
-            return left-- > 0 ? next() : std::nullopt;
-          };
-        },
-        size);
-  }
+  [[nodiscard]] Batches first(std::size_t count) const;
 
   /// Reads the batches front to back, once. Every `begin()` starts again.
   class Iterator {
@@ -109,13 +103,10 @@ class Batches {
     using iterator_concept = std::input_iterator_tag;
 
     Iterator() = default;
-    explicit Iterator(Reader reader) : reader_(std::make_shared<Reader>(std::move(reader))), batch_((*reader_)()) {}
+    explicit Iterator(Reader reader);
     const Batch& operator*() const { return *batch_; }
     const Batch* operator->() const { return &*batch_; }
-    Iterator& operator++() {
-      batch_ = (*reader_)();
-      return *this;
-    }
+    Iterator& operator++();
     void operator++(int) { ++*this; }
     friend bool operator==(const Iterator& iterator, std::default_sentinel_t) { return !iterator.batch_.has_value(); }
 
@@ -123,7 +114,7 @@ class Batches {
     std::shared_ptr<Reader> reader_;
     std::optional<Batch> batch_;
   };
-  [[nodiscard]] Iterator begin() const { return source_ ? Iterator(source_()) : Iterator(); }
+  [[nodiscard]] Iterator begin() const;
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 
  private:
@@ -151,18 +142,7 @@ class Batches {
     };
   }
 
-  static Source positions(Generator generate, std::optional<std::size_t> size) {
-    return [generate = std::move(generate), size]() -> Reader {
-      return [generate, size, position = std::size_t{0}]() mutable -> std::optional<Batch> {
-        if (size && position >= *size) return std::nullopt;
-        auto batch = generate(position++);
-        if (size && !batch)
-          fail("pare.core.101", "", "the batch generator was said to have {} batches and ended after {}", *size,
-               position - 1);
-        return batch;
-      };
-    };
-  }
+  static Source positions(Generator generate, std::optional<std::size_t> size);
 
   Source source_;
   std::optional<std::size_t> size_;

@@ -20,11 +20,7 @@ class Error : public std::runtime_error {
   /// @param id      stable id, `pare.<area>.<number>`
   /// @param path    module path, file or node that the error is about; may be empty
   /// @param message what is wrong and what remedies it, one line
-  Error(std::string_view id, std::string_view path, std::string_view message)
-      : std::runtime_error(path.empty() ? fmt::format("[{}] {}", id, message)
-                                        : fmt::format("[{}] {}: {}", id, path, message)),
-        id_(id),
-        path_(path) {}
+  Error(std::string_view id, std::string_view path, std::string_view message);
 
   /// The stable id, e.g. `pare.capture.102`.
   [[nodiscard]] const std::string& id() const noexcept { return id_; }

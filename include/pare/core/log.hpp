@@ -26,9 +26,7 @@ class Log {
   /// Sends messages of at least `threshold` to `sink`, one line each without a line end.
   explicit Log(Sink sink, Severity threshold = Severity::Info) : sink_(std::move(sink)), threshold_(threshold) {}
   /// Lines on a C stream, standard error by default.
-  static Log to(std::FILE* stream = stderr, Severity threshold = Severity::Info) {
-    return Log([stream](Severity, std::string_view line) { fmt::print(stream, "pare: {}\n", line); }, threshold);
-  }
+  static Log to(std::FILE* stream = stderr, Severity threshold = Severity::Info);
 
   [[nodiscard]] bool enabled(Severity severity) const noexcept { return sink_ && severity >= threshold_; }
   /// Formats and sends, when somebody listens.

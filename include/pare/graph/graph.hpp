@@ -23,6 +23,13 @@ struct Use {
 /// the graph is edited; `nodes()` returns a snapshot, so a pass may edit while it iterates.
 class Graph {
  public:
+  Graph();
+  Graph(const Graph& other);
+  Graph(Graph&& other) noexcept;
+  Graph& operator=(const Graph& other);
+  Graph& operator=(Graph&& other) noexcept;
+  ~Graph();
+
   /// The nodes in order.
   [[nodiscard]] const std::vector<NodeId>& nodes() const noexcept { return order_; }
   /// The nodes that call `name`, in order: a snapshot.

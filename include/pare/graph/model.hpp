@@ -27,7 +27,12 @@ using Tap = std::function<void(ValueId, const at::Tensor&)>;
 /// never there. Copies share graph and tensors until one of them is edited (`Rewriter`).
 class Model {
  public:
-  Model() = default;
+  Model();
+  Model(const Model& other);
+  Model(Model&& other) noexcept;
+  Model& operator=(const Model& other);
+  Model& operator=(Model&& other) noexcept;
+  ~Model();
   Model(Graph graph, Weights weights);
 
   [[nodiscard]] const Graph& graph() const;

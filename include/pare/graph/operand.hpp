@@ -26,22 +26,28 @@ class Operand {
   using Storage = std::variant<std::monostate, ValueId, Values, Flag, SymbolicInt, Ints, double, Doubles, Bools,
                                std::string, c10::IValue>;
 
-  Operand() = default;                                               ///< None
-  Operand(ValueId value) : storage_(value) {}                        // NOLINT: operands are written inline
-  Operand(Values values) : storage_(std::move(values)) {}            // NOLINT
-  Operand(Flag flag) : storage_(flag) {}                             // NOLINT
-  Operand(bool flag) : storage_(flag ? Flag::True : Flag::False) {}  // NOLINT
-  Operand(SymbolicInt integer) : storage_(std::move(integer)) {}     // NOLINT
+  // Defined out of line: what a variant of that many kinds is made of would otherwise be compiled wherever one is used.
+  Operand();                     ///< None
+  Operand(ValueId value);        // NOLINT: operands are written inline
+  Operand(Values values);        // NOLINT
+  Operand(Flag flag);            // NOLINT
+  Operand(bool flag);            // NOLINT
+  Operand(SymbolicInt integer);  // NOLINT
   template <std::integral T>
   requires(!std::same_as<T, bool>) Operand(T integer)
-      : storage_(SymbolicInt(static_cast<std::int64_t>(integer))) {}                           // NOLINT
-  Operand(c10::ScalarType dtype) : storage_(SymbolicInt(static_cast<std::int64_t>(dtype))) {}  // NOLINT
-  Operand(Ints integers) : storage_(std::move(integers)) {}                                    // NOLINT
-  Operand(double number) : storage_(number) {}                                                 // NOLINT
-  Operand(Doubles numbers) : storage_(std::move(numbers)) {}                                   // NOLINT
-  Operand(Bools flags) : storage_(std::move(flags)) {}                                         // NOLINT
-  Operand(std::string text) : storage_(std::move(text)) {}                                     // NOLINT
-  Operand(c10::IValue other) : storage_(std::move(other)) {}  // NOLINT: devices, generators, complex scalars
+      : Operand(SymbolicInt(static_cast<std::int64_t>(integer))) {}  // NOLINT
+  Operand(c10::ScalarType dtype);                                    // NOLINT
+  Operand(Ints integers);                                            // NOLINT
+  Operand(double number);                                            // NOLINT
+  Operand(Doubles numbers);                                          // NOLINT
+  Operand(Bools flags);                                              // NOLINT
+  Operand(std::string text);                                         // NOLINT
+  Operand(c10::IValue other);                                        // NOLINT: devices, generators, complex scalars
+  Operand(const Operand& other);
+  Operand(Operand&& other) noexcept;
+  Operand& operator=(const Operand& other);
+  Operand& operator=(Operand&& other) noexcept;
+  ~Operand();
 
   /// Typed access: null unless the operand holds a `T` (one of the alternatives of `Storage`).
   template <class T>

@@ -37,14 +37,7 @@ class Weights : public std::map<std::string, Weight, std::less<>> {
 
   /// The selections recorded for the tensor at `path` or one of its aliases, oldest first; empty for a path that is
   /// not there.
-  [[nodiscard]] const std::vector<Narrowing>& narrowings(std::string_view path) const {
-    static const std::vector<Narrowing> none;
-    if (const auto found = find(path); found != end()) return found->second.narrowings;
-    for (const auto& [name, weight] : *this)
-      for (const auto& alias : weight.aliases)
-        if (alias == path) return weight.narrowings;
-    return none;
-  }
+  [[nodiscard]] const std::vector<Narrowing>& narrowings(std::string_view path) const;
 };
 
 PARE_NAMESPACE_END

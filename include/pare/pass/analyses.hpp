@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <concepts>
 #include <map>
 #include <memory>
@@ -60,18 +59,7 @@ class Analyses {
   }
 
   /// Drops what did not survive, and what was built on it.
-  void invalidate(const Preserved& preserved) {
-    std::vector<std::type_index> dropped;
-    for (const auto& [type, entry] : entries_)
-      if (!preserved.survives(type, entry.aspects)) dropped.push_back(type);
-    std::erase_if(entries_, [&](const auto& item) {
-      const auto is_dropped = [&](std::type_index type) {
-        return std::find(dropped.begin(), dropped.end(), type) != dropped.end();
-      };
-      return is_dropped(item.first) ||
-             std::any_of(item.second.built_on.begin(), item.second.built_on.end(), is_dropped);
-    });
-  }
+  void invalidate(const Preserved& preserved);
   void clear() noexcept { entries_.clear(); }
   [[nodiscard]] const Model& model() const noexcept { return *model_; }
 
@@ -87,12 +75,8 @@ class Analyses {
   };
   // An analysis being computed, for as long as it is.
   struct Pending {
-    Pending(Analyses& owner, std::type_index type) : owner_(owner) {
-      for (const auto& pending : owner.pending_)
-        if (pending.type == type) fail("pare.pass.106", type.name(), "this analysis is built on itself");
-      owner.pending_.push_back({type, {}});
-    }
-    ~Pending() { owner_.pending_.pop_back(); }
+    Pending(Analyses& owner, std::type_index type);
+    ~Pending();
     Pending(const Pending&) = delete;
     Pending& operator=(const Pending&) = delete;
     Analyses& owner_;

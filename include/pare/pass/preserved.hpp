@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <typeindex>
 #include <utility>
 #include <vector>
@@ -48,24 +47,12 @@ class Preserved {
   }
 
   /// Whether an analysis of this type that depends on `aspects` survives.
-  [[nodiscard]] bool survives(std::type_index analysis, Aspect aspects) const {
-    return (aspects & aspects_) == aspects || std::find(kept_.begin(), kept_.end(), analysis) != kept_.end();
-  }
+  [[nodiscard]] bool survives(std::type_index analysis, Aspect aspects) const;
   [[nodiscard]] Aspect aspects() const noexcept { return aspects_; }
   [[nodiscard]] bool is_all() const noexcept { return aspects_ == Aspect::Everything; }
 
   /// What survives both: one pass after another.
-  friend Preserved operator&(const Preserved& a, const Preserved& b) {
-    Preserved both(a.aspects_ & b.aspects_);
-    const auto add = [&](const Preserved& from, const Preserved& other) {
-      for (const auto type : from.kept_)
-        if (other.is_all() || std::find(other.kept_.begin(), other.kept_.end(), type) != other.kept_.end())
-          both.kept_.push_back(type);
-    };
-    add(a, b);
-    if (!b.is_all()) add(b, a);
-    return both;
-  }
+  friend Preserved operator&(const Preserved& a, const Preserved& b);
 
  private:
   explicit Preserved(Aspect aspects) : aspects_(aspects) {}

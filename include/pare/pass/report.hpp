@@ -47,8 +47,14 @@ struct ReportStage {
 /// Prints as a text table (`fmt::print("{}", report)`) and as JSON.
 class Report {
  public:
-  void add(ReportRow row) { rows_.push_back(std::move(row)); }
-  void add(ReportStage stage) { stages_.push_back(std::move(stage)); }
+  Report();
+  Report(const Report& other);
+  Report(Report&& other) noexcept;
+  Report& operator=(const Report& other);
+  Report& operator=(Report&& other) noexcept;
+  ~Report();
+  void add(ReportRow row);
+  void add(ReportStage stage);
   /// Sets a figure of the layer's last row. @return false when no row is about this layer
   bool set_figure(std::string_view layer, std::string_view figure, double value);
   /// Marks the rows from `first` on as declined: their pass was rolled back for `reason`.

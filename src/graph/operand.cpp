@@ -1,0 +1,54 @@
+#include "pare/graph/operand.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+Operand::Operand() = default;
+Operand::Operand(ValueId value) : storage_(value) {}
+Operand::Operand(Values values) : storage_(std::move(values)) {}
+Operand::Operand(Flag flag) : storage_(flag) {}
+Operand::Operand(bool flag) : storage_(flag ? Flag::True : Flag::False) {}
+Operand::Operand(SymbolicInt integer) : storage_(std::move(integer)) {}
+Operand::Operand(c10::ScalarType dtype) : storage_(SymbolicInt(static_cast<std::int64_t>(dtype))) {}
+Operand::Operand(Ints integers) : storage_(std::move(integers)) {}
+Operand::Operand(double number) : storage_(number) {}
+Operand::Operand(Doubles numbers) : storage_(std::move(numbers)) {}
+Operand::Operand(Bools flags) : storage_(std::move(flags)) {}
+Operand::Operand(std::string text) : storage_(std::move(text)) {}
+Operand::Operand(c10::IValue other) : storage_(std::move(other)) {}
+Operand::Operand(const Operand& other) = default;
+Operand::Operand(Operand&& other) noexcept = default;
+Operand& Operand::operator=(const Operand& other) = default;
+Operand& Operand::operator=(Operand&& other) noexcept = default;
+Operand::~Operand() = default;
+
+std::optional<std::int64_t> Operand::integer() const {
+  if (const auto* symbolic = get<SymbolicInt>()) return symbolic->constant();
+  if (const auto flag = boolean()) return *flag ? 1 : 0;
+  return std::nullopt;
+}
+
+std::optional<std::vector<std::int64_t>> Operand::integers() const {
+  if (const auto one = integer()) return std::vector<std::int64_t>{*one};
+  const auto* many = get<Ints>();
+  if (!many) return std::nullopt;
+  std::vector<std::int64_t> result;
+  for (const auto& entry : *many) {
+    if (!entry.is_constant()) return std::nullopt;
+    result.push_back(*entry.constant());
+  }
+  return result;
+}
+
+std::optional<double> Operand::number() const {
+  if (const auto* real = get<double>()) return *real;
+  if (const auto whole = integer()) return static_cast<double>(*whole);
+  return std::nullopt;
+}
+
+std::optional<bool> Operand::boolean() const {
+  const auto* flag = get<Flag>();
+  if (!flag || *flag == Flag::Training || *flag == Flag::Evaluation) return std::nullopt;
+  return *flag == Flag::True;
+}
+
+PARE_NAMESPACE_END
