@@ -75,10 +75,15 @@ at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const I
   return rounded;
 }
 
-// Scales that are at least so large.
-void raise(Scales& scales, const at::Tensor& smallest) {
+// Scales that are at least so large. A channel without weights has no scale of its own: it takes the one that its bias
+// is told finest with.
+void raise(Scales& scales, const at::Tensor& smallest, const at::Tensor& channels) {
   const auto least = (scales.whole ? smallest.max().reshape({1}) : smallest).to(scales.rows.scale);
-  if (least.numel() == scales.rows.scale.numel()) scales.rows.scale = at::maximum(scales.rows.scale, least);
+  if (least.numel() != scales.rows.scale.numel()) return;
+  auto& scale = scales.rows.scale;
+  scale = at::maximum(scale, least);
+  if (!scales.whole && channels.numel() > 0)
+    scale = at::where(channels.flatten(1).abs().amax(1).eq(0) & least.gt(1e-30), least, scale);
 }
 
 }  // namespace
@@ -101,7 +106,7 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, const Way&
   const auto original = model_.weight(weight).detach();
   const auto channels = channels_first(original, axis).to(at::kFloat);
   auto scales = choose(channels, settings_, grid(), way.per_tensor, path);
-  if (way.smallest.defined() && scales.per_channel == 1) raise(scales, way.smallest);
+  if (way.smallest.defined() && scales.per_channel == 1) raise(scales, way.smallest, channels);
   const bool compensate = way.form && way.moments && !way.moments->empty() && settings_.rounding != Rounding::Nearest;
   const auto rounded = compensate ? compensated(channels, scales, grid(), *way.form, way.moments->second_moment(true))
                                   : nearest(channels, scales, grid());

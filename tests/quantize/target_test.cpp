@@ -133,6 +133,8 @@ TEST_CASE("a large bias beside tiny weights fits into 32 bits", "[quantize]") {
   const auto [worst, largest] = off_grid(int8);
   CHECK(worst < 1e-3);
   CHECK(largest <= 2147483647.0);
+  // A channel without weights is its bias, as fine as 32 bits tell it.
+  CHECK(torch::allclose(int8.weight("left.bias")[3], net->left->bias[3], 1e-6, 0.0));
   const auto x = torch::randn({4, 3, 8, 8});
   CHECK(pare::sqnr_db(net->forward(x), int8(x)) > 25.0);
 }
