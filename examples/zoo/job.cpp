@@ -187,6 +187,13 @@ void load_module(models::Bundle& bundle, const JobOptions& options) {
   bundle.module->eval();
 }
 
+Recipe loaded(const JobOptions& options) {
+  Recipe recipe;
+  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
+  recipe.compile = {.threads = options.threads};
+  return recipe;
+}
+
 }  // namespace
 
 JobResult run(const JobOptions& options) {
@@ -211,11 +218,8 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe = options.load.empty()
-                    ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
-                    : Recipe{options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load),
-                             {.threads = options.threads},
-                             {}};
+  auto recipe =
+      options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
   result.optimize_s = seconds_since(start);
 
   result.plan = recipe.plan;
