@@ -158,7 +158,10 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
     for (const auto& [layer, text] : learn_rounding(model, original, context, settings.learned, settings.max_features))
       for (std::size_t i = 0; i < sites.layers.size(); ++i)
         if (index(sites.layers[i].region.anchor) == layer) texts[i] = text;
-  if (settings.round_biases) round_biases(model, context.rewriter());
+  // Beside numbers a bias is a number; where results are integers, it is one of them.
+  const bool integers_only =
+      std::ranges::any_of(target.families, [](const auto& family) { return !family.float_output; });
+  if (settings.round_biases && integers_only) round_biases(model, context.rewriter());
   report(context, sites, calibration, texts);
   report_others(model.graph(), context, sites);
   context.rewriter().eliminate_dead();

@@ -8,6 +8,7 @@
 #include "pare/onnx/save.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
+#include "pare/quantize/round_biases.hpp"
 #include "tests/onnx/runtimes.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pare_data.hpp"
@@ -79,7 +80,8 @@ TEST_CASE("other runtimes compute what every example model computes", "[onnx]") 
     };
     write("float", model, model.run(inputs));
     for (const auto* target : {&pare::onednn_target(), &pare::onnxruntime_target()}) {
-      const auto int8 = pare::apply(plain(*target), model, {.calibration = batches}).model;
+      const auto int8 =
+          pare::apply(pare::RoundBiases{}, pare::apply(plain(*target), model, {.calibration = batches}).model).model;
       write("int8-" + target->name, int8, pare::compile(int8, {.tune = false}).run(inputs));
       yardsticks[name + ".int8-" + target->name + ".onnx"] = packed_sqnr(int8, inputs);
     }
@@ -134,7 +136,8 @@ TEST_CASE("pretrained int8 models predict the same in other runtimes", "[onnx]")
     std::vector<at::Tensor> inputs;
     for (const auto& input : set.inputs) inputs.push_back(input.narrow(0, 0, known.samples).contiguous());
     for (const auto* target : {&pare::onednn_target(), &pare::onnxruntime_target()}) {
-      const auto int8 = pare::apply(pare::Quantizer{.target = target}, model, {.calibration = batches}).model;
+      const auto quantized = pare::apply(pare::Quantizer{.target = target}, model, {.calibration = batches}).model;
+      const auto int8 = pare::apply(pare::RoundBiases{}, quantized).model;
       files.push_back(folder.file(fmt::format("{}.{}", known.model, target->name)));
       pare::onnx::save(int8, files.back() + ".onnx");
       write_samples(files.back() + ".safetensors", int8, inputs, pare::compile(int8).run(inputs));
