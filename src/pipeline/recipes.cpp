@@ -20,10 +20,7 @@ LadderRecipe Ladder::bf16() const {
   return recipe;
 }
 
-LadderRecipe Ladder::int8() const {
-  return {"int8", [model = model_](const ContextOptions& context) { return apply(Quantizer{}, model, context); },
-          compile_};
-}
+LadderRecipe Ladder::int8() const { return int8_but("int8", {}); }
 
 LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers) const {
   return {std::move(name),
