@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Exports example models as ONNX and tabulates how ONNX Runtime and OpenVINO agree with pare.
+"""Exports example models as ONNX and tabulates how ONNX Runtime and OpenVINO agree with pare, and how fast each is.
 
     PARE_DATA=DIR benchmarks/export_table.py [--models resnet20,...] [--recipes float,int8,int8-onnxruntime]
-                                             [--latency SECONDS] [--markdown FILE]
+                                             [--latency SECONDS] [--work DIR] [--markdown FILE]
 
 Needs build/examples/zoo and the peers' environment (`benchmarks/compare_peers.py --setup-only`). Models with pretrained
 weights in PARE_DATA run on their test sets, the others on random inputs with random weights. What is compared with are
 the outputs of pare's own compiled model. Latencies are of one sample with two threads.
+
+Measured in pieces, on a machine that is quiet for a minute at a time: `--work DIR` exports and compares once and keeps
+the files; `--work DIR --latency-only` times rows that have no times yet, `--seconds-of-timing N` of them at a time;
+`--work DIR --print` prints what is there.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from peers import environment
@@ -33,24 +38,74 @@ PRETRAINED = {
 }  # fmt: skip
 MODELS = "bert6x384 densenet digits_mlp efficientnet_lite0 efficientnet_lite1 ghostnet gru inception lenet llama lstm minilm_sst2 mlp mobilenetv2 mobilenetv3 multi_head resnet18 resnet20 resnet32 resnet44 resnet50 resnet56 resnet8 resnext50 shufflenetv2 squeezenet swin transformer two_tower unet".split()  # fmt: skip
 
+Rows = dict[str, dict]
 
-def export(model: str, recipe: str, folder: Path, data: Path | None, seconds: float) -> tuple[Path, Path, float]:
-    """The ONNX file and the samples, written by the zoo, and the latency of the compiled model."""
-    result = folder / "zoo.json"
-    onnx, samples = folder / f"{model}.{recipe}.onnx", folder / f"{model}.{recipe}.safetensors"
-    command = [str(ROOT / "build/examples/zoo"), "--model", model, "--recipe", recipe, "--seconds", str(max(seconds, 0.1))]
-    command += ["--threads", "2", "--batch", "1", "--json", str(result)]
-    command += ["--export", str(onnx), "--samples", str(samples)]
-    if data and model in PRETRAINED:
-        weights, test, calibration, count = PRETRAINED[model]
-        command += ["--weights", str(data / weights), "--test", str(data / test)]
-        command += ["--calibration", str(data / calibration), "--calibration-count", str(count)]
-    else:
-        command += ["--calibration-count", "16"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+
+class Files:
+    """What a row leaves in the folder of work."""
+
+    def __init__(self, work: Path, model: str, recipe: str) -> None:
+        self.model, self.recipe, self.key = model, recipe, f"{model}.{recipe}"
+        self.onnx, self.samples = work / f"{self.key}.onnx", work / f"{self.key}.safetensors"
+        self.checkpoint = work / f"{self.key}.pare"
+
+    def remove(self) -> None:
+        for path in (self.onnx, self.samples, self.checkpoint):
+            path.unlink(missing_ok=True)
+
+
+def zoo(files: Files, options: list[str]) -> dict:
+    with tempfile.TemporaryDirectory(prefix="pare-export-") as folder:
+        result = Path(folder) / "zoo.json"
+        command = [str(ROOT / "build/examples/zoo"), "--model", files.model, "--recipe", files.recipe]
+        command += ["--threads", "2", "--batch", "1", "--json", str(result), *options]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+        if done.returncode != 0:
+            sys.exit(f"export_table: {files.key}: {done.stderr.strip()}")
+        return json.loads(result.read_text())
+
+
+def run_models(files: list[Files], options: list[str]) -> list[dict]:
+    python = environment.directory() / "bin" / "python"
+    command = [str(python), str(ROOT / "tests/onnx/run_models.py"), *options]
+    for one in files:
+        command += [str(one.onnx), str(one.samples)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"export_table: {model} {recipe}: {done.stderr.strip()}")
-    return onnx, samples, json.loads(result.read_text())["optimized"]["latency_ms"]
+        sys.exit(f"export_table: {files[0].key}: {done.stderr.strip().splitlines()[-1]}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def export(files: Files, data: Path | None, seconds: float) -> dict:
+    """The ONNX file, the samples and the checkpoint, written by the zoo; the row that they give."""
+    options = ["--seconds", str(max(seconds, 0.1)), "--export", str(files.onnx), "--samples", str(files.samples)]
+    options += ["--save", str(files.checkpoint)]
+    if data and files.model in PRETRAINED:
+        weights, test, calibration, count = PRETRAINED[files.model]
+        options += ["--weights", str(data / weights), "--test", str(data / test)]
+        options += ["--calibration", str(data / calibration), "--calibration-count", str(count)]
+    else:
+        options += ["--calibration-count", "16"]
+    found = zoo(files, options)
+    row = run_models([files], ["--latency", str(seconds)])[0]
+    if seconds > 0:
+        row["pare"] = {"latency_ms": found["optimized"]["latency_ms"]}
+    return row
+
+
+def time_row(files: Files, row: dict, seconds: float) -> None:
+    """Times of what an earlier call exported."""
+    loaded = [] if files.recipe == "float" else ["--load", str(files.checkpoint)]
+    found = zoo(files, [*loaded, "--seconds", str(seconds)])
+    times = run_models([files], ["--time-only", "--latency", str(seconds)])[0]
+    for runtime in ("onnxruntime", "openvino"):
+        if "latency_ms" in times.get(runtime, {}):
+            row[runtime]["latency_ms"] = times[runtime]["latency_ms"]
+    row["pare"] = {"latency_ms": found["optimized"]["latency_ms"]}
+
+
+def milliseconds(result: dict) -> str:
+    return f"{result['latency_ms']:.3g}" if "latency_ms" in result else "-"
 
 
 def cells(row: dict, runtime: str, timed: bool) -> str:
@@ -60,16 +115,16 @@ def cells(row: dict, runtime: str, timed: bool) -> str:
     if "error" in result:
         return f"refused: {result['error'].split(' node ')[0]} {empty}"
     text = f"{result['relative_difference']:.1e} | {result['sqnr_db']:.1f} | {result['flips']} of {result['samples']} "
-    return text + (f"| {result['latency_ms']:.2f} " if timed else "")
+    return text + (f"| {milliseconds(result)} " if timed else "")
 
 
-def line(model: str, kind: str, row: dict, own_ms: float | None) -> str:
-    timed = own_ms is not None
+def line(key: str, row: dict, timed: bool) -> str:
+    model, kind = key.split(".", 1)
     kernels = ""
     if kind.startswith("int8") and "integer_layers" in row.get("onnxruntime", {}):
         result = row["onnxruntime"]
         kernels = f"{result['integer_layers']} of {result['integer_layers'] + result['float_layers']}"
-    own = f" {own_ms:.2f} |" if timed else ""
+    own = f" {milliseconds(row.get('pare', {}))} |" if timed else ""
     return (
         f"| {model} | {kind} | {row['bytes']} |{own} {cells(row, 'onnxruntime', timed)}| {kernels} "
         f"| {cells(row, 'openvino', timed)}|"
@@ -83,33 +138,53 @@ def heading(timed: bool) -> list[str]:
     return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
 
+def table(rows: Rows) -> str:
+    timed = any("pare" in row for row in rows.values())
+    return "\n".join([*heading(timed), *(line(key, row, timed) for key, row in rows.items())])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS)
     parser.add_argument("--recipes", type=lambda text: text.split(","), default=["float", "int8", "int8-onnxruntime"])
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="also time that long")
+    parser.add_argument("--work", type=Path, help="folder for the exports and the rows; kept (default: a temporary one)")
+    parser.add_argument("--latency-only", action="store_true", help="only time rows of --work that have no times yet")
+    parser.add_argument("--again", action="store_true", help="with --latency-only: rows that have times, too")
+    parser.add_argument("--seconds-of-timing", type=float, default=1e9, metavar="N", help="begin no row after that")
+    parser.add_argument("--print", action="store_true", help="only print the rows of --work")
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
+    if (arguments.latency_only or arguments.print) and arguments.work is None:
+        sys.exit("export_table: --latency-only and --print need the --work of an earlier run")
     data = Path(os.environ["PARE_DATA"]) if os.environ.get("PARE_DATA") else None
-    python = environment.directory() / "bin" / "python"
-    if not python.exists():
+    if not (environment.directory() / "bin" / "python").exists():
         sys.exit("export_table: no environment: run benchmarks/compare_peers.py --setup-only")
-    timed = arguments.latency > 0
-    lines = heading(timed)
-    print("\n".join(lines), flush=True)
-    for model in arguments.models:
-        for kind in arguments.recipes:
-            with tempfile.TemporaryDirectory(prefix="pare-export-") as folder:
-                onnx, samples, own_ms = export(model, kind, Path(folder), data, arguments.latency)
-                command = [str(python), str(ROOT / "tests/onnx/run_models.py"), str(onnx), str(samples)]
-                command += ["--latency", str(arguments.latency)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode != 0:
-                    sys.exit(f"export_table: {model} {kind}: {done.stderr.strip().splitlines()[-1]}")
-                lines.append(line(model, kind, json.loads(done.stdout), own_ms if timed else None))
-                print(lines[-1], flush=True)
+    with tempfile.TemporaryDirectory(prefix="pare-export-") as folder:
+        work = arguments.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        known = work / "rows.json"
+        rows: Rows = json.loads(known.read_text()) if known.exists() else {}
+        start = time.monotonic()
+        for model in arguments.models if not arguments.print else []:
+            for recipe in arguments.recipes:
+                files = Files(work, model, recipe)
+                if arguments.latency_only:
+                    if files.key not in rows or ("pare" in rows[files.key] and not arguments.again):
+                        continue
+                    if time.monotonic() - start > arguments.seconds_of_timing:
+                        continue
+                    time_row(files, rows[files.key], arguments.latency or 0.5)
+                else:
+                    rows[files.key] = export(files, data, arguments.latency)
+                    if arguments.work is None:
+                        files.remove()
+                known.write_text(json.dumps(rows, indent=1))
+                print(line(files.key, rows[files.key], "pare" in rows[files.key]), flush=True)
+    text = table(rows)
+    print(text)
     if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines) + "\n")
+        arguments.markdown.write_text(text + "\n")
 
 
 if __name__ == "__main__":
