@@ -129,6 +129,12 @@ def max_pool(x: list, settings: dict) -> Tensor:
     return functional.max_pool2d(wide, settings["kernel_shape"], settings.get("strides", 1)).to(x[0].dtype)
 
 
+def pad(x: list, settings: dict) -> Tensor:
+    amounts, rank = x[1].tolist(), x[0].dim()
+    sides = [amounts[d + side * rank] for d in reversed(range(rank)) for side in (0, 1)]
+    return functional.pad(x[0], sides, value=x[2].item() if len(x) > 2 and x[2] is not None else 0.0)
+
+
 def reduce_mean(x: list, settings: dict) -> Tensor:
     axes = settings.get("axes") or x[1].tolist()
     return x[0].mean(tuple(axes), keepdim=bool(settings.get("keepdims", 1)))
@@ -167,6 +173,7 @@ RULES: dict[str, Callable] = {
     "Mul": lambda x, settings: x[0] * x[1],
     "Div": lambda x, settings: x[0] / x[1],
     "MaxPool": max_pool,
+    "Pad": pad,
     "GlobalAveragePool": lambda x, settings: x[0].mean((2, 3), keepdim=True),
     "ReduceMean": reduce_mean,
     "Flatten": lambda x, settings: x[0].flatten(settings.get("axis", 1)),

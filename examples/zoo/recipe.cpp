@@ -94,6 +94,12 @@ const std::map<std::string, Step>& steps() {
        [](Recipe& recipe, const RecipeOptions& options) {
          apply_pass(recipe, options.calibration, pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned});
        }},
+      // Weights of 4 bits in groups of 32 and nothing else, as language models run.
+      {"w4",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options.calibration,
+                    pare::Quantizer{.weights = {4}, .granularity = pare::PerGroup{32}, .weight_only = true});
+       }},
       // What the default ladder is measured against: one scale a tensor, nearest rounding, whole ranges.
       {"int8-naive",
        [](Recipe& recipe, const RecipeOptions& options) {

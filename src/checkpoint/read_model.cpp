@@ -43,12 +43,13 @@ at::Tensor vector_of(const Weights& weights, const std::string& path, const at::
   return found->second.tensor;
 }
 
-// Puts `to(float) * scale` in front of the fake-quantizes that read a weight, so that it can stay integers. Where the
-// integers have a zero point, or are read otherwise than the packing says, nothing is done.
+// Has the fake-quantizes that read a weight read numbers that are made of its integers, so that it can stay what it is
+// in the file: `to(float) * scale`, or `pare::dequantize` where two integers share a byte or there are zero points.
+// Where the integers are read otherwise than the packing says, nothing is done.
 bool read_as_integers(Model& model, const std::string& path, const Packing& packing, const at::Tensor& scale,
                       const at::Tensor& zero_point) {
   const auto value = model.graph().weight(path);
-  if (value == kNoValue || packing.kind == "uint8" || !zero_point.eq(0).all().item<bool>()) return false;
+  if (value == kNoValue || packing.kind == "uint8") return false;
   const auto quantizers = quantizers_of(model.graph(), value);
   TensorType rows{at::kFloat, {}};
   for (const auto size : packing.rows) rows.sizes.emplace_back(size);
@@ -59,16 +60,28 @@ bool read_as_integers(Model& model, const std::string& path, const Packing& pack
   if (quantizers.empty()) return false;
 
   Rewriter rewriter(model);
-  rewriter.set_weight(path, stored_integers(model.weight(path), packing));
-  Operand factor(packing.scale_number);
-  if (!packing.scale.empty()) factor = rewriter.add_weight(path + ":scale", along_rows(scale, packing));
+  const auto stored = model.weight(path);
+  rewriter.set_weight(path, stored);
+  const bool affine = zero_point.ne(0).any().item<bool>(), whole = packing.scale.empty();
+  const bool dequantizes = affine || packing.kind == "int4";
+  Operand factor(packing.scale_number), zero;
+  if (!whole || dequantizes)
+    factor = rewriter.add_weight(path + ":scale", whole ? scale.reshape({}) : along_rows(scale, packing));
+  if (affine)
+    zero = rewriter.add_weight(path + ":zero_point",
+                               whole ? zero_point.reshape({}) : along_rows(zero_point, packing).contiguous());
   for (const auto id : quantizers) {
     const auto name = model.graph().node(id).name;
-    const auto numbers = rewriter.insert_before(id, "aten::to.dtype", {value, at::kFloat}, {rows}, name + ".float");
-    const auto product =
-        rewriter.insert_before(id, packing.scale.empty() ? "aten::mul.Scalar" : "aten::mul.Tensor",
-                               {model.graph().node(numbers).output(), factor}, {rows}, name + ".scaled");
-    rewriter.set_operand(id, 0, model.graph().node(product).output());
+    NodeId numbers{};
+    if (dequantizes) {
+      numbers = rewriter.insert_before(id, "pare::dequantize", {value, factor, zero, Operand::Ints(rows.sizes)}, {rows},
+                                       name + ".numbers");
+    } else {
+      const auto floats = rewriter.insert_before(id, "aten::to.dtype", {value, at::kFloat}, {rows}, name + ".float");
+      numbers = rewriter.insert_before(id, whole ? "aten::mul.Scalar" : "aten::mul.Tensor",
+                                       {model.graph().node(floats).output(), factor}, {rows}, name + ".scaled");
+    }
+    rewriter.set_operand(id, 0, model.graph().node(numbers).output());
   }
   return true;
 }

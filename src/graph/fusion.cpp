@@ -255,7 +255,8 @@ bool scales_integers(const Graph& graph, const Node& node) {
 }
 
 ValueId table_weight(const Graph& graph, ValueId value, std::vector<NodeId>* path) {
-  constexpr std::array<std::string_view, 15> through{"aten::t",
+  constexpr std::array<std::string_view, 16> through{"pare::dequantize",
+                                                     "aten::t",
                                                      "aten::transpose",
                                                      "aten::permute",
                                                      "aten::numpy_T",

@@ -11,6 +11,7 @@
 #include "pare/checkpoint/checkpoint.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/execute/compile.hpp"
+#include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/support/catch.hpp"
@@ -96,7 +97,7 @@ TEST_CASE("mapped models compute and compile to the same, from the file's own pa
   }
 }
 
-TEST_CASE("int4 weights are spread to bytes, never to numbers", "[checkpoint]") {
+TEST_CASE("int4 weights stay two a byte in the pages of their file", "[checkpoint]") {
   const torch::NoGradGuard no_grad;
   const ScratchFolder folder;
   const auto path = folder.file("net.pare");
@@ -106,13 +107,35 @@ TEST_CASE("int4 weights are spread to bytes, never to numbers", "[checkpoint]") 
         pare::Granularity(pare::PerTensor{})}) {
     const auto saved = save("mlp", path, nearest(4, granularity));
     const auto mapped = pare::map_checkpoint(path);
-    CHECK(mapped.weight("layers.0.weight").scalar_type() == torch::kChar);
-    CHECK(mapped.weight("layers.0.weight").min().item<int>() < 0);
+    const auto weight = mapped.weight("layers.0.weight");
+    CHECK(weight.scalar_type() == torch::kByte);
+    CHECK(2 * weight.numel() == saved.model.weight("layers.0.weight").numel());
+    CHECK(file_behind(weight).ends_with("/net.pare"));
     check_same(saved.model.run(saved.inputs), mapped.run(saved.inputs));
     const auto expected = pare::compile(saved.model, options), actual = pare::compile(mapped, options);
     CHECK(actual.weight_bytes() == expected.weight_bytes());
     check_same(expected.run(saved.inputs), actual.run(saved.inputs));
   }
+}
+
+TEST_CASE("integers with zero points stay integers when they are mapped", "[checkpoint]") {
+  const torch::NoGradGuard no_grad;
+  const ScratchFolder folder;
+  const auto path = folder.file("net.pare");
+  for (const int bits : {4, 8})
+    for (const pare::Granularity granularity :
+         {pare::Granularity(pare::PerChannel{}), pare::Granularity(pare::PerGroup{32}),
+          pare::Granularity(pare::PerTensor{})}) {
+      auto pass = nearest(bits, granularity);
+      pass.symmetric_weights = false;
+      const auto saved = save("mlp", path, pass);
+      const auto mapped = pare::map_checkpoint(path);
+      CHECK(mapped.weight("layers.0.weight").element_size() == 1);
+      check_same(saved.model.run(saved.inputs), mapped.run(saved.inputs));
+      const auto expected = pare::compile(saved.model), actual = pare::compile(mapped);
+      CHECK(actual.weight_bytes() == expected.weight_bytes());
+      CHECK(pare::sqnr_db(expected.run(saved.inputs).at(0), actual.run(saved.inputs).at(0)) > 60.0);
+    }
 }
 
 TEST_CASE("what is mapped neither changes its file nor is changed by a later one", "[checkpoint]") {

@@ -7,6 +7,7 @@
 #include "pare/graph/text.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
+#include "pare/quantize/round_biases.hpp"
 #include "tests/onnx/onnx_reader.hpp"
 #include "tests/onnx/runtimes.hpp"
 #include "tests/support/catch.hpp"
@@ -108,6 +109,18 @@ TEST_CASE("int4 weights in groups take operator set 21 and half a byte each", "[
   const auto rows = run_models(*python, {folder.file("net")}, folder.path().string());
   REQUIRE(rows.size() == 1);
   CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-4);
+}
+
+TEST_CASE("biases are rounded to the integers of their layer's sums as they are written", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = quantized(small_model(), pare::Quantizer{});
+  const auto rounded = pare::apply(pare::RoundBiases{}, model).model;
+  CHECK_FALSE(torch::equal(model.weight("fc.bias"), rounded.weight("fc.bias")));
+  const auto kept = model.weight("fc.bias").clone();
+  pare::onnx::save(model, folder.file("float.onnx"));
+  pare::onnx::save(rounded, folder.file("rounded.onnx"));
+  CHECK(contents(folder.file("float.onnx")) == contents(folder.file("rounded.onnx")));
+  CHECK(torch::equal(model.weight("fc.bias"), kept));  // the model that was given is not changed
 }
 
 TEST_CASE("large initializers lie beside the model", "[onnx]") {

@@ -291,6 +291,7 @@ std::optional<IntegerTable> Lowering::integer_table(ValueId value) {
 // Rows stored as integers, made float as they are looked up.
 bool Lowering::lower_embedding(const Node& node, ProgramStep& step) {
   if (is_constant(node.input(1))) return false;
+  if (lower_row_lookup(node, step)) return true;
   auto table = integer_table(node.input(0));
   if (!table) return false;
   step.table = std::move(*table);

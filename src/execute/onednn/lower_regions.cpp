@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "execute/onednn/lowering.hpp"
+#include "graph/dequantize.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -12,6 +13,7 @@ using dnnl::algorithm;
 using dnnl::memory;
 
 void Lowering::lower_region(const FusedRegion& region) {
+  if (lower_integer_rows(region)) return;
   const auto& anchor = graph_.node(region.anchor);
   ProgramStep step{.node = region.anchor};
   const auto precision = options_.node_precision.find(anchor.name);
@@ -53,6 +55,12 @@ void Lowering::lower_region(const FusedRegion& region) {
 
 // The integers of a table whose scale and fake-quantize are all that stands between it and its reader.
 at::Tensor Lowering::stored_integers(const std::vector<NodeId>& path) const {
+  if (path.size() == 2 && graph_.node(path[0]).is("pare::dequantize") &&
+      family_of(graph_.node(path[1]).op) == OpFamily::FakeQuantize) {
+    const auto& node = graph_.node(path[0]);
+    const auto sizes = node.operand("sizes").integers();
+    return sizes ? unpack_integers(model_.weight(node.input(0)).detach(), *sizes) : at::Tensor();
+  }
   if (path.size() != 3 || !scales_integers(graph_, graph_.node(path[1])) ||
       family_of(graph_.node(path[2]).op) != OpFamily::FakeQuantize)
     return {};

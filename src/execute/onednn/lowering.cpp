@@ -219,8 +219,8 @@ bool Lowering::is_constant(ValueId value) const {
   const auto* node = graph_.producer(value);
   if (!node || node->barrier || node->operands.empty() || node->condition != Condition::Always) return false;
   const auto family = family_of(node->op);
-  if (family == OpFamily::Other && !node->is("aten::to") && !node->is("aten::mul") && !node->is("aten::add") &&
-      !node->is("aten::div") && !node->is("aten::sub"))
+  if (family == OpFamily::Other && !node->is("aten::to") && !node->is("pare::dequantize") && !node->is("aten::mul") &&
+      !node->is("aten::add") && !node->is("aten::div") && !node->is("aten::sub"))
     return false;
   bool all = true, any = false;
   for (const auto& operand : node->operands) {

@@ -31,10 +31,13 @@ class Lowering {
   std::vector<NodeId> users(ValueId root) const;
   bool is_output(ValueId root) const;
 
-  // Steps (lower_regions.cpp, lower_nodes.cpp).
+  // Steps (lower_regions.cpp, lower_integer_rows.cpp, lower_nodes.cpp).
   void lower_region(const FusedRegion& region);
   bool lower_convolution(const FusedRegion& region, ProgramStep& step);
   bool lower_linear(const FusedRegion& region, ProgramStep& step);
+  std::optional<IntegerRows> integer_rows(ValueId weight, bool turned);
+  at::Tensor codes_of(const std::vector<NodeId>& path, std::size_t quantizer, int bits);
+  bool lower_integer_rows(const FusedRegion& region);
   bool lower_product(const FusedRegion& region, ProgramStep& step);
   bool lower_followers(const FusedRegion& region, ProgramStep& step);
   void extend_product(ProgramStep& step);
@@ -53,6 +56,7 @@ class Lowering {
   bool lower_normalization(const Node& node, ProgramStep& step);
   std::optional<IntegerTable> integer_table(ValueId value);
   bool lower_embedding(const Node& node, ProgramStep& step);
+  bool lower_row_lookup(const Node& node, ProgramStep& step);
   void lower_attention(const Node& node);
   bool activation(const Node& node, PostOp& post);
   void finish(ProgramStep step, ValueId result);
@@ -62,9 +66,10 @@ class Lowering {
   const CompileOptions& options_;
   Program program_;
   const Graph& graph_;
-  std::vector<bool> done_;                              // by NodeId: absorbed by a step
-  std::unordered_map<std::size_t, at::Tensor> folded_;  // by ValueId
-  std::unordered_map<std::size_t, NodeId> quantizer_;   // by ValueId: the fake-quantize that stores it
+  std::vector<bool> done_;                                     // by NodeId: absorbed by a step
+  std::unordered_map<std::size_t, at::Tensor> folded_;         // by ValueId
+  std::unordered_map<std::size_t, IntegerRows> integer_rows_;  // by ValueId: what their fake-quantize gives
+  std::unordered_map<std::size_t, NodeId> quantizer_;          // by ValueId: the fake-quantize that stores it
   struct Padding {
     ValueId source;
     dnnl::memory::dims before, after;

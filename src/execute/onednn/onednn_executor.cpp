@@ -186,7 +186,11 @@ class OnednnExecutor final : public Executor {
 
   std::size_t stored_bytes(bool every_layout) const {
     std::size_t bytes = 0;
+    std::set<const void*> rows;  // a table may be looked up and multiplied with
     for (const auto& step : program_->steps) {
+      if (step.rows)
+        for (const auto* tensor : {&step.rows->codes, &step.rows->scale, &step.rows->offset, &step.rows->bias})
+          if (tensor->defined() && rows.insert(tensor->const_data_ptr()).second) bytes += tensor->nbytes();
       if (step.weights) bytes += every_layout ? step.weights->resident_bytes() : step.weights->payload_bytes();
       for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table.integers, &step.table.scale})
         if (tensor->defined()) bytes += tensor->nbytes();

@@ -71,6 +71,8 @@ void PlanBuilder::emit(const ProgramStep& step) {
         return emit_deconvolution(step);
       case StepKind::Linear:
         return emit_linear(step);
+      case StepKind::IntegerRows:
+        return emit_integer_rows(step);
       case StepKind::MatMul:
         return emit_product(step);
       case StepKind::Binary:

@@ -60,7 +60,7 @@ class PlanBuilder {
   void call(std::function<void(PlanInstance&)> function, const std::vector<int>& buffers,
             const std::vector<int>& tensors = {});
 
-  // Steps (plan_kernels.cpp, plan_elementwise.cpp, plan_other.cpp).
+  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_elementwise.cpp, plan_other.cpp).
   struct Epilogue {
     dnnl::primitive_attr attr;
     std::vector<PlanArgument> arguments;
@@ -87,6 +87,8 @@ class PlanBuilder {
   void emit_convolution(const ProgramStep& step);
   void emit_deconvolution(const ProgramStep& step);
   void emit_linear(const ProgramStep& step);
+  void emit_row_lookup(const ProgramStep& step);
+  void emit_integer_rows(const ProgramStep& step);
   void emit_product(const ProgramStep& step);
   void emit_binary(const ProgramStep& step);
   void emit_eltwise(const ProgramStep& step);

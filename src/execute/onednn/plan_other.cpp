@@ -157,6 +157,7 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
 }
 
 void PlanBuilder::emit_embedding(const ProgramStep& step) {
+  if (step.rows) return emit_row_lookup(step);
   const auto ids = tensor_of(step.inputs[0]);
   const auto output = step.outputs[0];
   const auto made = static_cast<int>(plan_->tensors.size());

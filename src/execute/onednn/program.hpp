@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "execute/onednn/integer_rows.hpp"
 #include "execute/onednn/packed_weights.hpp"
 #include "pare/execute/compile_options.hpp"
 #include "pare/graph/fusion.hpp"
@@ -34,6 +35,7 @@ enum class StepKind : std::uint8_t {
   Convolution,
   Deconvolution,
   Linear,
+  IntegerRows,
   MatMul,
   Binary,
   Eltwise,
@@ -80,8 +82,9 @@ struct ProgramStep {
   std::int64_t axis = 0;        ///< of Softmax, Concat; dims normalised by LayerNorm
   bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
-  at::Tensor gamma{}, beta_tensor{};  ///< of LayerNorm
-  IntegerTable table{};               ///< of Embedding
+  std::shared_ptr<const IntegerRows> rows{};  ///< of IntegerRows, and of Embedding in place of `table`
+  at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm
+  IntegerTable table{};                       ///< of Embedding
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::string reason{};  ///< why on ATen
 };
