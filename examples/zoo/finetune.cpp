@@ -3,11 +3,9 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
+#include "pare/distill/fit.hpp"
 #include "pare/graph/fusion.hpp"
-#include "pare/prune/sparse_training.hpp"
 
 namespace zoo {
 
@@ -28,13 +26,13 @@ torch::Tensor augmented(const torch::Tensor& images) {
 }
 
 torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
-                                const FinetuneOptions& options) {
+                                double temperature, double teacher_share) {
   namespace F = torch::nn::functional;
-  const double t = options.temperature;
+  const double t = temperature;
   const auto softened = F::kl_div(torch::log_softmax(student / t, 1), torch::log_softmax(teacher / t, 1),
                                   F::KLDivFuncOptions().reduction(torch::kBatchMean).log_target(true));
-  if (options.teacher_share >= 1) return t * t * softened;
-  return options.teacher_share * t * t * softened + (1 - options.teacher_share) * F::cross_entropy(student, labels);
+  if (teacher_share >= 1) return t * t * softened;
+  return teacher_share * t * t * softened + (1 - teacher_share) * F::cross_entropy(student, labels);
 }
 
 namespace {
@@ -94,50 +92,39 @@ torch::Tensor hidden_loss(const std::vector<Hidden>& hidden, const Seen& student
 }  // namespace
 
 double finetune(pare::Model& student, pare::Model teacher, const data::Set& train, const FinetuneOptions& options) {
-  const torch::AutoGradMode grad(true);
-  torch::manual_seed(options.seed);
+  if (train.size() == 0) return 0;
   student.detach_weights();
+  teacher.detach_weights();
   teacher.eval();
   for (auto& parameter : student.parameters()) parameter.requires_grad_(true);
-  torch::optim::SGD optimizer(student.parameters(), torch::optim::SGDOptions(options.rate)
-                                                        .momentum(options.momentum)
-                                                        .weight_decay(options.weight_decay)
-                                                        .nesterov(true));
   const auto hidden = options.hidden_share > 0 ? hidden_of(student, teacher) : std::vector<Hidden>{};
-  const pare::SparseTraining sparse{student, pare::Masks::of(student), optimizer};
-  const auto per_epoch = train.size() / options.batch;
-  const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * options.epochs, 1));
-  double mean = 0;
-  student.train(options.batch_statistics);
-  for (int epoch = 0; epoch < options.epochs; ++epoch) {
-    const auto order = torch::randperm(train.size());
-    mean = 0;
-    for (std::int64_t step = 0; step < per_epoch; ++step) {
-      const double time = static_cast<double>(epoch * per_epoch + step) / total;
-      static_cast<torch::optim::SGDOptions&>(optimizer.param_groups()[0].options())
-          .lr(options.rate * std::min(1.0, 10 * time + 0.02) * 0.5 * (1 + std::cos(std::numbers::pi * time)));
-      const auto index = order.narrow(0, step * options.batch, options.batch);
-      std::vector<torch::Tensor> inputs;
-      for (const auto& input : train.inputs) inputs.push_back(input.index_select(0, index));
-      if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
-      torch::Tensor answer;
-      Seen theirs, own;
-      {
-        const torch::NoGradGuard no_grad;
-        answer = run(teacher, inputs, hidden, theirs);
-      }
-      optimizer.zero_grad();
-      const auto own_answer = run(student, inputs, hidden, own);
-      auto loss = distillation_loss(own_answer, answer, train.labels.index_select(0, index), options);
-      if (!hidden.empty()) loss = loss + options.hidden_share * hidden_loss(hidden, own, theirs);
-      loss.backward();
-      torch::nn::utils::clip_grad_norm_(student.parameters(), options.largest_gradient);
-      optimizer.step();
-      mean += loss.item<double>() / static_cast<double>(per_epoch);
+  const auto loss = [&](const pare::Batch& batch) {
+    pare::Batch inputs(batch.begin(), batch.end() - 1);
+    if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
+    torch::Tensor answer;
+    Seen theirs, own;
+    {
+      const torch::NoGradGuard no_grad;
+      answer = run(teacher, inputs, hidden, theirs);
     }
-  }
-  student.eval();
-  return mean;
+    const auto own_answer = run(student, inputs, hidden, own);
+    const auto outputs =
+        distillation_loss(own_answer, answer, batch.back(), options.temperature, options.teacher_share);
+    return hidden.empty() ? outputs : outputs + options.hidden_share * hidden_loss(hidden, own, theirs);
+  };
+  auto rows = train.inputs;
+  rows.push_back(train.labels);
+  return pare::fit(student, pare::TrainingData::shuffled(rows, std::min(options.batch, train.size()), options.seed),
+                   loss,
+                   {.epochs = options.epochs,
+                    .rate = options.rate,
+                    .weight_decay = 0,
+                    .warm_up = {0.1},
+                    .clip = options.largest_gradient,
+                    .batch_statistics = options.batch_statistics,
+                    .keep_zeros = true,
+                    .seed = options.seed})
+      .last_loss;
 }
 
 }  // namespace zoo

@@ -10,15 +10,14 @@ namespace zoo {
 /// How a smaller model is trained after it was pruned.
 struct FinetuneOptions {
   int epochs = 0;
-  std::int64_t batch = 64;
-  double rate = 0.003;  ///< after the first tenth, over which it rises; falls along a cosine to zero
-  double momentum = 0.9;
-  double weight_decay = 1e-4;
+  std::int64_t batch = 32;
+  double rate = 0.001;            ///< of AdamW, after the first tenth; falls along a cosine to zero
   double largest_gradient = 1.0;  ///< norm over all parameters that a step is made with at most
   double temperature = 4.0;       ///< at which student and teacher are compared
-  double teacher_share = 0.9;     ///< of the loss; the rest is cross-entropy with the labels
+  double teacher_share = 0.9;     ///< of the loss on the outputs; the rest is cross-entropy with the labels
   double hidden_share = 5.0;      ///< weight of the difference from the teacher's residual sums
-  bool batch_statistics = true;   ///< batch norms train; otherwise their running statistics stay
+  bool batch_statistics =
+      false;  ///< batch norms train on batches; otherwise their statistics stay as pruning left them
   std::uint64_t seed = 0;
 };
 
@@ -26,15 +25,15 @@ struct FinetuneOptions {
 /// normalising makes zero.
 torch::Tensor augmented(const torch::Tensor& images);
 
-/// Cross-entropy with the labels and the softened answers of a teacher, as the options weigh them.
+/// Cross-entropy with the labels and, with the weight `teacher_share`, the softened answers of a teacher.
 torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
-                                const FinetuneOptions& options);
+                                double temperature, double teacher_share);
 
-/// Trains `student` with the labels of `train`, the answers of `teacher` (Hinton et al., 2015) and, where they add
-/// residuals, those sums: the last one, which the classifier reads, weighs as much as all others (Wang et al.,
-/// "Compressing Models with Few Samples: Mimicking then Replacing", 2022): SGD with momentum, pictures flipped and,
-/// small ones, shifted by up to an eighth. Zeros that the student was pruned to stay zero. The student gets tensors of
-/// its own first; both are left in evaluation mode.
+/// Trains `student` (`pare::fit`) with the labels of `train`, the answers of `teacher` (Hinton et al., 2015) and, where
+/// they add residuals, those sums: the last one, which the classifier reads, weighs as much as all others (Wang et al.,
+/// "Compressing Models with Few Samples: Mimicking then Replacing", 2022). Pictures are flipped and, small ones,
+/// shifted by up to an eighth. Zeros that the student was pruned to stay zero. The student gets tensors of its own
+/// first; both are left in evaluation mode.
 /// @return the mean loss of the last epoch
 double finetune(pare::Model& student, pare::Model teacher, const data::Set& train, const FinetuneOptions& options);
 

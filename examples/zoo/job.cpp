@@ -158,6 +158,8 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .threads = options.threads,
                        .macs = options.macs,
                        .criterion = options.criterion,
+                       .commit_to = options.commit ? pare::LiveModule(*bundle.module) : pare::LiveModule(),
+                       .round_to = options.round_to,
                        .sparsity = options.sparsity,
                        .student = options.student,
                        .bits = options.bits,
@@ -265,6 +267,7 @@ JobResult run(const JobOptions& options) {
     result.before.tuned_latency_ms = tuned[0].median_ms;
     result.after.tuned_latency_ms = tuned[1].median_ms;
   }
+  if (options.gain) result.gain = measure_gain(model, recipe.model, recipe.compile, example, options.seconds);
   return result;
 }
 

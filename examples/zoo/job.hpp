@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "examples/zoo/exports.hpp"
+#include "examples/zoo/gain.hpp"
 
 namespace zoo {
 
@@ -23,6 +24,7 @@ struct JobOptions {
   double seconds = 4.0;         ///< how long latency is measured
   double macs = 0.5;            ///< of the recipe `prune`: share of the multiply-accumulates to remove
   std::string criterion;        ///< of the recipe `prune`; empty for the default
+  bool commit = false;          ///< of `prune`: only what the live module can follow, and commit to it
   double sparsity = 0.8;        ///< of the recipe `sparse`
   std::string student = "0.5";  ///< of the recipe `distill`: layers to keep, or share to prune away
   std::string bits = "4,4";     ///< of the recipe `qat`: of weights and activations
@@ -32,6 +34,8 @@ struct JobOptions {
   bool map = false;             ///< maps that file instead of reading it
   Exports exports;              ///< files to leave behind
   bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
+  bool gain = false;            ///< also times the original compiled, and both layer by layer
+  std::int64_t round_to = 1;    ///< of the recipe `prune`: what is left of a group is a multiple of this
   double average_bits = 6;      ///< of the recipe `mixed`
   bool exact = false;           ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
   bool learned = false;         ///< of `mixed`: learned rounding of the plan
@@ -85,6 +89,7 @@ struct JobResult {
   std::vector<std::string> notes;
   std::string plan;        ///< of the recipes that plan
   double evaluations = 0;  ///< likewise
+  std::optional<Gain> gain;
   std::vector<Measured> pareto;
   std::vector<std::string> written;  ///< a line for each file left behind
 };

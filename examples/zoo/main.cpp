@@ -29,6 +29,21 @@ nlohmann::json half(const zoo::Half& half) {
           {"tuned_latency_ms", half.tuned_latency_ms ? number(*half.tuned_latency_ms) : nlohmann::json()}};
 }
 
+nlohmann::json gain(const std::optional<zoo::Gain>& gain) {
+  if (!gain) return {};
+  nlohmann::json rows = nlohmann::json::array();
+  for (const auto& row : gain->rows)
+    rows.push_back({{"layer", row.layer},
+                    {"before_ms", number(row.before_ms)},
+                    {"after_ms", number(row.after_ms)},
+                    {"macs_left", row.macs_left ? number(*row.macs_left) : nlohmann::json()},
+                    {"lost_ms", number(row.lost_ms)}});
+  return {{"before_ms", number(gain->before_ms)},
+          {"after_ms", number(gain->after_ms)},
+          {"macs_left", number(gain->macs_left)},
+          {"layers", rows}};
+}
+
 nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result) {
   nlohmann::json layers = nlohmann::json::array();
   for (const auto& layer : result.layers)
@@ -63,6 +78,7 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
           {"layers", layers},
           {"frozen", frozen},
           {"pareto", pareto},
+          {"gain", gain(result.gain)},
           {"plan", result.plan},
           {"evaluations", number(result.evaluations)}};
 }
@@ -91,6 +107,7 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
     fmt::print("eager channels-last with tuned malloc {:.3f} ms, beside it {:.3f} ms: {:.2f}x faster\n",
                *result.before.tuned_latency_ms, *result.after.tuned_latency_ms,
                *result.before.tuned_latency_ms / *result.after.tuned_latency_ms);
+  if (result.gain) fmt::print("{}", result.gain->text(12));
   fmt::print("{:.2f}x faster, {:.3f} of the bytes; capture {:.2f} s, optimize {:.2f} s, compile {:.2f} s\n",
              result.before.latency_ms / result.after.latency_ms,
              static_cast<double>(result.after.weight_bytes) / static_cast<double>(result.before.weight_bytes),
@@ -115,6 +132,13 @@ int main(int argc, char** argv) {
   app.add_option("--macs", options.macs, "Share of the multiply-accumulates that the recipe prune removes");
   app.add_option("--criterion", options.criterion,
                  fmt::format("How the recipe prune scores channels: {}", fmt::join(zoo::pruning_criteria(), ", ")));
+  app.add_flag("--commit", options.commit,
+               "The recipe prune leaves alone what the module's own forward has written in, and commits the result to "
+               "the live module; with --groups: what that is");
+  app.add_option("--round-to", options.round_to, "The recipe prune leaves a multiple of so many units of a group")
+      ->check(CLI::Range(1, 256));
+  app.add_flag("--gain", options.gain,
+               "Also compile the original, and say layer by layer what was won and which layers ate the rest");
   app.add_option("--sparsity", options.sparsity, "Share of weights that the recipe sparse sets to zero")
       ->check(CLI::Range(0.0, 0.999));
   app.add_option("--average-bits", options.average_bits, "Bits of a weight in the mean that the recipe mixed keeps")
@@ -160,7 +184,9 @@ int main(int argc, char** argv) {
   }
   try {
     if (groups) {
-      fmt::print("{}", options.model.empty() ? zoo::groups_table() : zoo::describe_groups(options.model));
+      fmt::print("{}", !options.model.empty() ? zoo::describe_groups(options.model, options.commit)
+                       : options.commit       ? zoo::commit_table()
+                                              : zoo::groups_table());
       return 0;
     }
     if (options.model.empty()) throw std::runtime_error("--model is required");

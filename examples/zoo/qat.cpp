@@ -36,11 +36,19 @@ std::vector<std::pair<std::string, pare::Bits>> ends_in_eight_bits(const pare::G
   return {{layers.front(), {8}}, {layers.back(), {8}}};
 }
 
+// Another training than that of a pruned model: `pare::fit` trains Models, and this is none until it is converted.
+struct Training {
+  std::int64_t batch = 64;
+  double rate = 0.003;  // of SGD, after the first tenth, over which it rises; falls along a cosine to zero
+  double momentum = 0.9, weight_decay = 1e-4;
+};
+
 void train(pare::QuantizationAwareTraining& student, const pare::Model& teacher, const RecipeOptions& options) {
   const torch::AutoGradMode grad(true);
-  const auto& how = options.finetune;
+  constexpr Training how;
+  const auto& shared = options.finetune;
   const auto& set = options.training;
-  torch::manual_seed(how.seed);
+  torch::manual_seed(shared.seed);
   std::vector<torch::optim::OptimizerParamGroup> groups;
   groups.emplace_back(
       student.model_parameters(),
@@ -51,10 +59,10 @@ void train(pare::QuantizationAwareTraining& student, const pare::Model& teacher,
   torch::optim::SGD optimizer(groups, torch::optim::SGDOptions(how.rate));
   const pare::SparseTraining sparse{student.named_parameters(), pare::Masks::of(teacher), optimizer};
   const auto per_epoch = set.size() / how.batch;
-  const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * how.epochs, 1));
-  for (int epoch = 0; epoch < how.epochs; ++epoch) {
+  const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * shared.epochs, 1));
+  for (int epoch = 0; epoch < shared.epochs; ++epoch) {
     student.train();
-    if (2 * epoch >= how.epochs) student.freeze_batch_norm();  // the second half trains what will be run
+    if (2 * epoch >= shared.epochs) student.freeze_batch_norm();  // the second half trains what will be run
     const auto order = torch::randperm(set.size());
     for (std::int64_t step = 0; step < per_epoch; ++step) {
       const double time = static_cast<double>(epoch * per_epoch + step) / total;
@@ -71,8 +79,10 @@ void train(pare::QuantizationAwareTraining& student, const pare::Model& teacher,
         answer = teacher.run(inputs).at(0);
       }
       optimizer.zero_grad();
-      distillation_loss(student.run(inputs).at(0), answer, set.labels.index_select(0, index), how).backward();
-      torch::nn::utils::clip_grad_norm_(student.parameters(), how.largest_gradient);
+      distillation_loss(student.run(inputs).at(0), answer, set.labels.index_select(0, index), shared.temperature,
+                        shared.teacher_share)
+          .backward();
+      torch::nn::utils::clip_grad_norm_(student.parameters(), shared.largest_gradient);
       optimizer.step();
     }
   }

@@ -11,6 +11,7 @@
 
 #include "examples/zoo/distill.hpp"
 #include "examples/zoo/qat.hpp"
+#include "pare/capture/commit.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
@@ -49,9 +50,20 @@ void train_again(Recipe& recipe, const pare::Model& teacher, const RecipeOptions
     finetune(recipe.model, teacher, options.training, options.finetune);
 }
 
+// Into the live module and out again: what follows compares with the module as it was.
+void try_commit(Recipe& recipe, torch::nn::Module& module) {
+  auto committed = pare::commit(recipe.model, module);
+  recipe.notes.push_back(
+      fmt::format("committed: {} tensors of the live module written, its own forward agrees; put back",
+                  committed.tensors().size()));
+  committed.roll_back();
+}
+
 template <class Importance>
 void prune_by(Recipe& recipe, const RecipeOptions& options) {
-  apply_pass(recipe, options.calibration, pare::Pruner<Importance>{.macs = pare::Ratio{options.macs}});
+  apply_pass(recipe, options.calibration,
+             pare::Pruner<Importance>{
+                 .macs = pare::Ratio{options.macs}, .round_to = options.round_to, .commit_to = options.commit_to});
 }
 
 const std::map<std::string, Step>& criteria() {
@@ -77,6 +89,7 @@ void prune(Recipe& recipe, const RecipeOptions& options) {
   const auto teacher = recipe.model;
   found->second(recipe, options);
   train_again(recipe, teacher, options);
+  if (options.commit_to) try_commit(recipe, *options.commit_to.module());
 }
 
 const std::map<std::string, Step>& steps() {

@@ -6,6 +6,7 @@
 
 #include "examples/zoo/finetune.hpp"
 #include "examples/zoo/job.hpp"
+#include "pare/capture/live_module.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/model.hpp"
 #include "pare/pass/report.hpp"
@@ -18,12 +19,14 @@ using Batches = std::vector<std::vector<torch::Tensor>>;
 struct RecipeOptions {
   Batches calibration;
   int threads = 2;
-  double macs = 0.5;           ///< of `prune`: share of the multiply-accumulates to remove
-  std::string criterion = {};  ///< of `prune`: l1, l2, taylor, ...; empty: least squares
-  double sparsity = 0.8;       ///< of `sparse`: share of weights that become zero
-  std::string student = {};    ///< of `distill`: layers to keep, or share of the multiply-accumulates to remove
-  std::string bits = "4,4";    ///< of `qat`: of weights and activations
-  data::Set training = {};     ///< to fine-tune on after pruning; empty: no fine-tuning
+  double macs = 0.5;                ///< of `prune`: share of the multiply-accumulates to remove
+  std::string criterion = {};       ///< of `prune`: l1, l2, taylor, ...; empty: least squares
+  pare::LiveModule commit_to = {};  ///< of `prune`: the module that the result is to be committed to; none: any model
+  std::int64_t round_to = 1;        ///< of `prune`: what is left of a group is a multiple of this
+  double sparsity = 0.8;            ///< of `sparse`: share of weights that become zero
+  std::string student = {};         ///< of `distill`: layers to keep, or share of the multiply-accumulates to remove
+  std::string bits = "4,4";         ///< of `qat`: of weights and activations
+  data::Set training = {};          ///< to fine-tune on after pruning; empty: no fine-tuning
   FinetuneOptions finetune = {};
   double average_bits = 6;  ///< of `mixed`: of a weight
   bool exact = false;       ///< of `mixed`: exact sensitivities instead of Fisher information

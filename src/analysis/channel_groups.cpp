@@ -8,6 +8,7 @@
 
 #include "group_collector.hpp"
 #include "pare/core/error.hpp"
+#include "probed_units.hpp"
 #include "removal_planner.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -32,7 +33,6 @@ std::ostream& operator<<(std::ostream& stream, const ChannelGroup& group) { retu
 
 namespace {
 
-// Half of a group's units, spread over it: neither a prefix nor every other one.
 bool is_probed(std::size_t unit) { return (unit * 2654435761U >> 7U) % 2 == 1; }
 
 std::string describe(const Graph& graph, const Node& node, std::size_t position) {
@@ -50,6 +50,15 @@ std::string describe(const Graph& graph, const Node& node, std::size_t position)
 }
 
 }  // namespace
+
+std::vector<std::int64_t> probed_units(const ChannelGroup& group) {
+  std::vector<std::int64_t> units;
+  if (group.size() < 2) return units;
+  for (std::size_t u = 0; u < group.size(); ++u)
+    if (is_probed(u)) units.push_back(group.units[u]);
+  if (units.empty()) units.push_back(group.units.back());
+  return units;
+}
 
 ChannelGroups::ChannelGroups(const Model& model) : tagger_(std::make_unique<Tagger>(model)) {
   tagger_->run();
@@ -69,15 +78,8 @@ void ChannelGroups::collect() {
     std::unordered_map<std::int64_t, std::size_t> group_of;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       if (groups_[g].is_frozen()) continue;
-      bool any = false;
-      for (std::size_t u = 0; u < groups_[g].units.size(); ++u) {
-        group_of[groups_[g].units[u]] = g;
-        const bool last = u + 1 == groups_[g].units.size();
-        if ((is_probed(u) || (last && !any)) && groups_[g].units.size() > 1) {
-          removed[static_cast<std::size_t>(groups_[g].units[u])] = true;
-          any = true;
-        }
-      }
+      for (const auto unit : groups_[g].units) group_of[unit] = g;
+      for (const auto unit : probed_units(groups_[g])) removed[static_cast<std::size_t>(unit)] = true;
     }
     RemovalPlanner planner(*tagger_, removed);
     const auto obstacle = planner.run();

@@ -77,22 +77,27 @@ struct Entry {
   std::int64_t unit;
   std::uint32_t axis;
   std::int64_t position;
-  friend auto operator<=>(const Entry&, const Entry&) = default;
 };
 
-// Every entry of every weight's axis under the class it belongs to.
+// Every entry of every weight's axis under the class it belongs to, by class, axis and position: counted into place,
+// since they are met in the order of the last two.
 std::vector<Entry> entries_of(const Tagger& tagger) {
   const auto& tags = tagger.tags();
   const auto& graph = tagger.model().graph();
-  std::vector<Entry> entries;
-  entries.reserve(static_cast<std::size_t>(tags.size()));
+  std::vector<Entry> met;
+  std::vector<std::size_t> place(static_cast<std::size_t>(tags.size()) + 1, 0);
+  met.reserve(static_cast<std::size_t>(tags.size()));
   for (std::size_t a = 0; a < tags.axes().size(); ++a) {
     const auto& axis = tags.axes()[a];
     if (graph.value(axis.source).kind != ValueKind::Weight) continue;
-    for (std::int64_t i = 0; i < axis.count; ++i)
-      entries.push_back({tags.find(axis.first + i), static_cast<std::uint32_t>(a), i});
+    for (std::int64_t i = 0; i < axis.count; ++i) {
+      met.push_back({tags.find(axis.first + i), static_cast<std::uint32_t>(a), i});
+      ++place[static_cast<std::size_t>(met.back().unit) + 1];
+    }
   }
-  std::ranges::sort(entries);
+  for (std::size_t i = 1; i < place.size(); ++i) place[i] += place[i - 1];
+  std::vector<Entry> entries(met.size());
+  for (const auto& entry : met) entries[place[static_cast<std::size_t>(entry.unit)]++] = entry;
   return entries;
 }
 

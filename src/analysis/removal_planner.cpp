@@ -46,15 +46,19 @@ std::int64_t RemovalPlanner::left(ValueId id, std::int64_t axis) const {
   return entries ? static_cast<std::int64_t>(entries->size()) : tagger_.value(id).sizes[static_cast<std::size_t>(axis)];
 }
 
+// Axes on which tags do not vary stay free of numbers: a linear layer's weight would otherwise be written out whole.
 at::Tensor RemovalPlanner::reduced(ValueId id, const at::Tensor& layer) const {
+  auto sizes = layer.sizes().vec();
   auto result = layer;
+  for (std::int64_t axis = 0; axis < layer.dim(); ++axis)
+    if (!varies(layer, axis) && layer.size(axis) > 1) result = result.narrow(axis, 0, 1);
   for (std::int64_t axis = 0; axis < layer.dim(); ++axis) {
     const auto& entries = kept(id, axis);
     if (!entries) continue;
-    result = varies(result, axis) ? result.index_select(axis, at::tensor(*entries, at::kLong))
-                                  : stretched(result, axis, static_cast<std::int64_t>(entries->size()));
+    sizes[static_cast<std::size_t>(axis)] = static_cast<std::int64_t>(entries->size());
+    if (varies(layer, axis)) result = result.index_select(axis, at::tensor(*entries, at::kLong));
   }
-  return result;
+  return result.expand(sizes);
 }
 
 RemovalPlanner::Obstacle RemovalPlanner::obstacle(const Node& node, const std::string& what) const {

@@ -62,7 +62,7 @@ std::size_t SizeModel::factor(const ChannelGroups& groups, ValueId value, std::i
   std::unordered_map<std::int64_t, std::int64_t> entries;
   for (const auto unit : units)
     if (unit >= 0) ++entries[unit];
-  for (const auto& [unit, count] : entries) shares_[unit].push_back({position, count});
+  for (const auto& [unit, count] : entries) (*shares_)[unit].push_back({position, count});
   return position;
 }
 
@@ -132,14 +132,14 @@ double SizeModel::total(Quantity quantity) const {
 
 void SizeModel::change(const std::vector<std::int64_t>& units, std::int64_t sign) {
   for (const auto unit : units)
-    if (const auto found = shares_.find(unit); found != shares_.end())
+    if (const auto found = shares_->find(unit); found != shares_->end())
       for (const auto& share : found->second) factors_[share.factor].count += sign * share.entries;
 }
 
 double SizeModel::gain(const std::vector<std::int64_t>& units, Quantity quantity) {
   std::set<std::size_t> concerned;
   for (const auto unit : units)
-    if (const auto found = shares_.find(unit); found != shares_.end())
+    if (const auto found = shares_->find(unit); found != shares_->end())
       for (const auto& share : found->second)
         for (const auto term : factors_[share.factor].terms)
           if (terms_[term].quantity == quantity) concerned.insert(term);
@@ -153,7 +153,7 @@ double SizeModel::gain(const std::vector<std::int64_t>& units, Quantity quantity
 
 std::int64_t SizeModel::least_left(std::int64_t unit) const {
   std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  if (const auto found = shares_.find(unit); found != shares_.end())
+  if (const auto found = shares_->find(unit); found != shares_->end())
     for (const auto& share : found->second)
       if (factors_[share.factor].of_weight) least = std::min(least, factors_[share.factor].count - share.entries);
   return least;

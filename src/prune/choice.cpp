@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "commit_limits.hpp"
 #include "graph/shape_only_call.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
@@ -70,18 +71,24 @@ void apply_removal(Rewriter& rewriter, const Removal& removal) {
   edit_graph(rewriter, removal);
 }
 
-Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs)
+Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs,
+                 CommitTrial* trial)
     : model_(model),
       groups_(groups),
       sizes_(model, groups),
       candidates_(std::move(candidates)),
-      inputs_(inputs.empty() ? made_up_inputs(model) : std::move(inputs)) {}
+      inputs_(inputs.empty() ? made_up_inputs(model) : std::move(inputs)),
+      trial_(trial) {}
 
 // The edits, or why there are none.
 std::optional<Removal> Chooser::plan(const std::vector<std::int64_t>& units, std::string& why) const {
   try {
     auto removal = groups_.removal(units);
     while (!checked(removal)) {
+    }
+    if (auto refusal = trial_ ? commit_refusal(model_, removal, *trial_) : std::nullopt) {
+      why = *std::move(refusal);
+      return std::nullopt;
     }
     return removal;
   } catch (const Error& error) {
@@ -144,16 +151,15 @@ Pruning Chooser::choose(const PruningSettings& settings) {
       pruning.removal = std::move(*removal);
       return pruning;
     }
-    std::vector<std::size_t> stuck;
-    for (std::size_t c = 0; c < pruning.choices.size(); ++c) {
+    const auto stuck = refused(pruning.choices, [&](const auto& units) {
       std::string reason;
-      if (pruning.choices[c].units.empty() || plan(pruning.choices[c].units, reason)) continue;
-      declined_.push_back({candidates_[c].group, reason});
-      stuck.push_back(c);
-    }
+      return plan(units, reason) ? std::nullopt : std::optional(reason);
+    });
     if (stuck.empty()) fail("pare.prune.108", "", "{}", why);
-    for (auto it = stuck.rbegin(); it != stuck.rend(); ++it)
-      candidates_.erase(candidates_.begin() + static_cast<std::ptrdiff_t>(*it));
+    for (auto it = stuck.rbegin(); it != stuck.rend(); ++it) {
+      declined_.push_back({candidates_[it->first].group, it->second});
+      candidates_.erase(candidates_.begin() + static_cast<std::ptrdiff_t>(it->first));
+    }
   }
 }
 

@@ -11,6 +11,8 @@
 
 PARE_NAMESPACE_BEGIN
 
+class CommitTrial;
+
 /// Which units of a group go.
 struct Choice {
   const ChannelGroup* group;
@@ -28,7 +30,9 @@ struct Pruning {
 class Chooser {
  public:
   /// @param inputs  to try models on; empty: made up in the captured sizes
-  Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs);
+  /// @param trial   a live module that has to follow; may be null
+  Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs,
+          CommitTrial* trial = nullptr);
 
   /// @throws Error `pare.prune.105`, `.106`, `.108`
   [[nodiscard]] Pruning choose(const PruningSettings& settings);
@@ -52,6 +56,7 @@ class Chooser {
   SizeModel sizes_;
   std::vector<Candidate> candidates_;
   Batch inputs_;
+  CommitTrial* trial_;
   std::vector<Declined> declined_;
 };
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "choice.hpp"
+#include "commit_limits.hpp"
 #include "graph/layer_pattern.hpp"
 #include "latency_search.hpp"
 #include "pare/core/error.hpp"
@@ -97,12 +98,21 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
       open.push_back(&group);
     }
   }
+  std::optional<CommitTrial> trial;
+  if (settings.commit_to) {
+    trial.emplace(original, settings.commit_to);
+    for (const auto& [group, why] : commit_limits(original, groups, open, *trial)) {
+      decline(context, *group, why);
+      std::erase(open, group);
+    }
+  }
   if (open.empty()) fail("pare.prune.106", "", "the model has no channels that could be pruned");
 
   const auto* batches = calibrated ? &context.calibration() : nullptr;
   Batch inputs;
   if (batches && !batches->empty()) inputs = *batches->begin();
-  Chooser chooser(original, groups, score(original, open, batches, context.seed(), settings), std::move(inputs));
+  Chooser chooser(original, groups, score(original, open, batches, context.seed(), settings), std::move(inputs),
+                  trial ? &*trial : nullptr);
   const auto pruning = settings.latency && settings.group_ratios.empty() ? meet_latency(original, chooser, settings)
                                                                          : chooser.choose(settings);
   for (const auto& [group, reason] : chooser.declined()) decline(context, *group, reason);

@@ -205,8 +205,8 @@ std::vector<std::size_t> select(const std::vector<Candidate>& candidates, SizeMo
                                                  : ranked(candidates, sizes, settings, target, reached);
   if (reached < target.share - 1e-9 && !target.by_units)
     fail("pare.prune.105", "",
-         "only {:.1f} % could be removed of {:.1f} % asked for: relax max_ratio, min_channels or keep", 100 * reached,
-         100 * target.share);
+         "only {:.1f} % could be removed of {:.1f} % asked for: relax max_ratio, min_channels, keep or commit_to",
+         100 * reached, 100 * target.share);
   return taken;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
@@ -52,8 +53,9 @@ class SizeModel {
   const Graph* graph_ = nullptr;  // while being built
   std::vector<Factor> factors_;
   std::vector<Term> terms_;
-  std::unordered_map<std::uint64_t, std::size_t> known_;         // factor of (value, axis)
-  std::unordered_map<std::int64_t, std::vector<Share>> shares_;  // of each unit
+  std::unordered_map<std::uint64_t, std::size_t> known_;                // factor of (value, axis)
+  using Shares = std::unordered_map<std::int64_t, std::vector<Share>>;  // of each unit
+  std::shared_ptr<Shares> shares_ = std::make_shared<Shares>();  // complete once built: copies differ in counts alone
 };
 
 PARE_NAMESPACE_END

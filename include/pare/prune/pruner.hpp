@@ -15,6 +15,7 @@ PARE_NAMESPACE_BEGIN
 ///     pare::Pruner{}                                                        // half of the multiply-accumulates
 ///     pare::Pruner{.importance = pare::Taylor{}, .macs = 50_pct, .round_to = 8}
 ///     pare::Pruner{.ratio = 30_pct, .keep = {"fc", "stem.*"}}               // 30 % of the units of every group
+///     pare::Pruner{.macs = 50_pct, .commit_to = net}                        // what net's own forward can compute
 ///
 /// Before: a model. After: the same graph on narrower weights, its constants (sizes of views, groups, chunks) adapted;
 /// every narrowed weight remembers which entries stayed (`Weights::narrowings`), so that the live module and an
@@ -34,7 +35,8 @@ PARE_NAMESPACE_BEGIN
 /// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, `.103` importances
 /// that are NaN or infinite, `.104` a `keep` pattern or a name in
 /// `group_ratios` that fits nothing, `.105` a target that cannot be met, `.106`
-/// nothing can be pruned, `.107` a criterion that needs calibration and has none.
+/// nothing can be pruned, `.107` a criterion that needs calibration and has none. With `commit_to` also those of
+/// `commit`, where not even the model as it is could be written back.
 template <class Importance = LeastSquares>
 struct Pruner {
   Importance importance = {};
@@ -61,6 +63,10 @@ struct Pruner {
   std::int64_t max_features = 2400;  ///< layers with more inputs per output are not refitted: time grows with the cube
 
   double ridge = 0.01;  ///< pull of the refitted weights towards what they were, of the inputs' variance
+  /// The live module that the result is to be committed to. What its own forward has written in (heads in a view, the
+  /// channels that a shortcut pads) stays then, and `commit` agrees; without it, such channels go too, which suits what
+  /// is compiled or exported.
+  LiveModule commit_to = {};
 
   static constexpr std::string_view kName = "Pruner";
 
@@ -89,7 +95,8 @@ struct Pruner {
             reconstruct,
             recalibrate,
             max_features,
-            ridge};
+            ridge,
+            commit_to};
   }
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "pare/capture/live_module.hpp"
 #include "pare/core/literals.hpp"
 #include "pare/pass/context.hpp"
 #include "pare/prune/any_importance.hpp"
@@ -46,6 +47,7 @@ struct PruningSettings {
   bool recalibrate = true;
   std::int64_t max_features = 0;
   double ridge = 0;
+  LiveModule commit_to;
 };
 
 /// @throws Error `pare.prune.101`, `.102`
