@@ -21,6 +21,8 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
+constexpr double kRounding = 1e-5;  // of the largest output
+
 class Session {
  public:
   Session(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
@@ -138,10 +140,11 @@ class Session {
 
   // Replays against the module on fresh values at a size never captured.
   void verify(Assembled& assembled) {
-    auto failed = mismatch(assembled.model, samples_.fresh(1));
+    // LibTorch takes other paths for single samples, with other orders of summation.
+    auto failed = mismatch(assembled.model, samples_.fresh(1), kRounding);
     if (failed.empty()) return;
     const auto inputs = samples_.fresh(5);
-    if (samples_.corners() > 1 && mismatch(assembled.model, inputs).empty()) {
+    if (samples_.corners() > 1 && mismatch(assembled.model, inputs, 0).empty()) {
       if (samples_.example_dims()[0] == 1)
         fail("pare.capture.142", "",
              "at size 1, which the example has, the module behaves differently from other sizes ({}); give an example "
@@ -160,15 +163,18 @@ class Session {
          locate(assembled, inputs));
   }
 
-  static bool same(const at::Tensor& a, const at::Tensor& b) {
+  // Equal to the last bit, or within `tolerance` of the largest number.
+  static bool same(const at::Tensor& a, const at::Tensor& b, double tolerance = 0) {
     if (a.defined() != b.defined()) return false;
     if (!a.defined()) return true;
     if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-    if (a.is_floating_point()) return at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true);
-    return at::equal(a, b);
+    if (!a.is_floating_point()) return at::equal(a, b);
+    if (at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true)) return true;
+    return tolerance > 0 && a.numel() > 0 &&
+           at::allclose(a, b, 0.0, tolerance * a.abs().max().item<double>(), /*equal_nan=*/true);
   }
 
-  std::string mismatch(const Model& model, const std::vector<at::Tensor>& inputs) {
+  std::string mismatch(const Model& model, const std::vector<at::Tensor>& inputs, double tolerance) {
     std::vector<at::Tensor> expected, actual;
     try {
       state_.seed();
@@ -182,7 +188,7 @@ class Session {
       return error.what();
     }
     for (std::size_t i = 0; i < expected.size(); ++i)
-      if (!same(expected[i], actual.at(i))) return fmt::format("output {}", i);
+      if (!same(expected[i], actual.at(i), tolerance)) return fmt::format("output {}", i);
     return {};
   }
 

@@ -2,7 +2,10 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
 #include <mutex>
+#include <string_view>
 
 #include "pare/core/error.hpp"
 
@@ -13,9 +16,39 @@ namespace {
 constexpr auto kKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
 const auto kSlot = c10::DebugInfoKind::TEST_INFO_2;
 
-void fall_back(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  const c10::impl::ExcludeDispatchKeyGuard below(kKey);
+// Composite ops that say nothing which their parts do not say better: products, sums and movements that every later
+// stage has rules for.
+bool is_shorthand(const c10::OperatorHandle& op) {
+  static constexpr std::array<std::string_view, 19> names{"aten::einsum",
+                                                          "aten::tensordot",
+                                                          "aten::inner",
+                                                          "aten::cosine_similarity",
+                                                          "aten::pairwise_distance",
+                                                          "aten::hstack",
+                                                          "aten::vstack",
+                                                          "aten::dstack",
+                                                          "aten::column_stack",
+                                                          "aten::tile",
+                                                          "aten::movedim",
+                                                          "aten::moveaxis",
+                                                          "aten::swapdims",
+                                                          "aten::swapaxes",
+                                                          "aten::var",
+                                                          "aten::std",
+                                                          "aten::argsort",
+                                                          "aten::take_along_dim",
+                                                          "aten::ravel"};
+  return std::find(names.begin(), names.end(), op.schema().name()) != names.end() &&
+         op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
+}
+
+void fall_back(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   auto* interceptor = static_cast<Interceptor*>(c10::ThreadLocalDebugInfo::get(kSlot));
+  if (interceptor && is_shorthand(op)) {
+    op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
+    return;
+  }
+  const c10::impl::ExcludeDispatchKeyGuard below(kKey);
   if (interceptor) {
     interceptor->call(op, *stack);
   } else {

@@ -77,17 +77,34 @@ class Matcher {
     return !node.operands.empty() && node.output() != kNoValue && table_weight(graph_, node.output()) != kNoValue;
   }
 
-  // The only user of a value that stays inside the model, dropout looked through.
+  // The only user of a value that stays inside the model. Looked through: dropout, and the choice between what training
+  // and evaluation make, where evaluation takes the value as it is (stochastic depth).
   const Node* sole_user(ValueId value, std::vector<NodeId>& passed) const {
     for (;;) {
-      const auto& uses = graph_.uses(value);
-      if (uses.size() != 1 || uses[0].node == kNoNode) return nullptr;
-      const auto& user = graph_.node(uses[0].node);
-      if (user.barrier || user.condition == Condition::Training) return nullptr;
-      if (!is_any(user, kDropouts)) return &user;
-      passed.push_back(user.id);
-      value = user.output();
+      const auto* user = only_user(value);
+      if (!user || user->barrier || user->condition == Condition::Training) return nullptr;
+      if (!is_any(*user, kDropouts) && !user->is("pare::training_select")) return user;
+      passed.push_back(user->id);
+      value = user->output();
     }
+  }
+
+  const Node* only_user(ValueId value) const {
+    const auto& uses = graph_.uses(value);
+    if (uses.size() == 1) {
+      if (uses[0].node == kNoNode) return nullptr;
+      const auto& user = graph_.node(uses[0].node);
+      return user.is("pare::training_select") && user.input(1) != value ? nullptr : &user;
+    }
+    const Node* chosen = nullptr;
+    for (const auto& use : uses) {
+      if (use.node == kNoNode) return nullptr;
+      const auto& user = graph_.node(use.node);
+      if (user.condition == Condition::Training) continue;
+      if (chosen || !user.is("pare::training_select") || user.input(1) != value) return nullptr;
+      chosen = &user;
+    }
+    return chosen;
   }
 
   void take(FusedRegion& region, NodeId id, const std::vector<NodeId>& passed = {}) {

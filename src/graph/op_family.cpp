@@ -152,7 +152,8 @@ OpFamily family_of(const Graph& graph, NodeId id) {
       return table_weight(graph, node.input(node.is("aten::linear") ? 1 : 2)) == kNoValue ? OpFamily::MatrixMultiply
                                                                                           : family;
     case OpFamily::MatrixMultiply:
-      return node.operands.size() == 2 && table_weight(graph, node.input(1)) != kNoValue ? OpFamily::Linear : family;
+      if (node.operands.size() != 2 || graph.value(node.input(1)).type.rank() < 2) return family;  // a vector: one dot
+      return table_weight(graph, node.input(1)) != kNoValue ? OpFamily::Linear : family;
     case OpFamily::Convolution:
       if (node.is("aten::convolution") || node.is("aten::_convolution"))
         if (node.operand("transposed").boolean().value_or(false)) return OpFamily::TransposedConvolution;

@@ -118,6 +118,28 @@ void log_sigmoid(Emitter& out, const Node& node) {
   out.result(node, "Neg", {out.call("Softplus", {out.call("Neg", {out.input(node, 0)})})});
 }
 
+// Zero near zero; the rest as it is, or moved towards it.
+void shrink(Emitter& out, const Node& node) {
+  const auto lambda = static_cast<float>(number_of(node, 1, 0.5));
+  out.result(node, "Shrink", {out.input(node, 0)},
+             {{"lambd", lambda}, {"bias", node.is("aten::softshrink") ? lambda : 0.0F}});
+}
+
+void threshold(Emitter& out, const Node& node) {
+  const auto dtype = dtype_of(out, node);
+  const auto x = out.input(node, 0);
+  const auto above = out.call("Greater", {x, out.scalar(number_of(node, 1, 0), dtype)});
+  out.result(node, "Where", {above, x, out.scalar(number_of(node, 2, 0), dtype)});
+}
+
+// In evaluation mode the slope is the middle of those drawn from in training.
+void random_relu(Emitter& out, const Node& node) {
+  const auto* training = node.operand("training").get<Flag>();
+  if (training && *training == Flag::True) Emitter::refuse(node, "it draws slopes in evaluation mode too");
+  const auto slope = (number_of(node, 1, 1.0 / 8) + number_of(node, 2, 1.0 / 3)) / 2;
+  out.result(node, "LeakyRelu", {out.input(node, 0)}, {{"alpha", static_cast<float>(slope)}});
+}
+
 constexpr const char kRelu[] = "Relu", kSigmoid[] = "Sigmoid", kTanh[] = "Tanh", kHardSwish[] = "HardSwish",
                      kSelu[] = "Selu", kSoftsign[] = "Softsign";
 
@@ -146,6 +168,10 @@ constexpr RuleEntry kActivationRules[] = {
     {"aten::_log_softmax", softmax},
     {"aten::glu", gated},
     {"aten::log_sigmoid", log_sigmoid},
+    {"aten::softshrink", shrink},
+    {"aten::hardshrink", shrink},
+    {"aten::threshold", threshold},
+    {"aten::rrelu", random_relu},
 };
 
 }  // namespace

@@ -2,6 +2,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string_view>
 
 #include "onnx/rules.hpp"
 
@@ -66,7 +69,35 @@ void adaptive_pool(Emitter& out, const Node& node) {
              {{"kernel_shape", kernel}, {"strides", kernel}});
 }
 
+// The factors that the call was given, where the sizes that they were rounded to imply others.
+std::vector<float> given_factors(const Emitter& out, const Node& node) {
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto& to = out.type(node.output()).sizes;
+  const auto spatial = from.size() - 2;
+  constexpr std::string_view names[] = {"scales_d", "scales_h", "scales_w"};
+  std::vector<float> factors{1, 1};
+  bool rounded = false;
+  for (std::size_t d = 0; d < spatial; ++d) {
+    const auto position = node.op.argument(spatial == 1 ? "scales" : names[3 - spatial + d]);
+    const auto factor =
+        position < 0 ? std::optional<double>() : node.operand(static_cast<std::size_t>(position)).number();
+    if (!factor) return {};
+    const auto before = from[2 + d].constant(), after = to[2 + d].constant();
+    rounded |=
+        !before || !after || std::abs(static_cast<double>(*before) * *factor - static_cast<double>(*after)) > 1e-3;
+    factors.push_back(static_cast<float>(*factor));
+  }
+  return rounded ? factors : std::vector<float>();
+}
+
 void resize(Emitter& out, const Node& node, Attributes attributes) {
+  const auto corners = node.op.argument("align_corners");
+  const bool aligned = corners >= 0 && node.operand(static_cast<std::size_t>(corners)).boolean().value_or(false);
+  if (const auto factors = aligned ? std::vector<float>() : given_factors(out, node); !factors.empty()) {
+    out.result(node, "Resize", {out.input(node, 0), "", out.tensor(at::tensor(factors), "factors")},
+               std::move(attributes));
+    return;
+  }
   const auto sizes = out.shape(out.type(node.output()).sizes);
   out.result(node, "Resize", {out.input(node, 0), "", "", sizes}, std::move(attributes));
 }
@@ -93,6 +124,87 @@ void cubic(Emitter& out, const Node& node) {
           {"coordinate_transformation_mode", std::string(corners ? "align_corners" : "half_pixel")}});
 }
 
+// A kernel that picks each element of a window into a channel of its own: [k, 1, window...].
+std::string window_kernel(Emitter& out, const Ints& window, c10::ScalarType dtype) {
+  std::int64_t count = 1;
+  for (const auto size : window) count *= size;
+  Ints sizes{count, 1};
+  sizes.insert(sizes.end(), window.begin(), window.end());
+  return out.tensor(at::eye(count, at::TensorOptions().dtype(dtype)).reshape(sizes), "window");
+}
+
+struct Patches {
+  Attributes attributes;
+  Ints kernel;
+};
+
+// kernel, dilation, padding, stride from an argument on
+Patches patches_at(const Node& node, std::size_t first) {
+  const auto kernel = spread(integers_of(node, first), 2), padding = spread(integers_of(node, first + 2), 2);
+  return {{{"kernel_shape", kernel},
+           {"dilations", spread(integers_of(node, first + 1), 2)},
+           {"pads", Ints{padding[0], padding[1], padding[0], padding[1]}},
+           {"strides", spread(integers_of(node, first + 3), 2)}},
+          kernel};
+}
+
+// [N, C, H, W] -> [N C, 1, H, W] -> [N C, k, L] -> [N, C k, L]
+void take_patches(Emitter& out, const Node& node) {
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto& to = out.type(node.output()).sizes;
+  if (from.size() != 4) Emitter::refuse(node, "the input has no batch dimension");
+  const auto height = from[2].constant(), width = from[3].constant(), rows = to[1].constant();
+  if (!height || !width || !rows) Emitter::refuse(node, "the image's sizes are not fixed");
+  auto at = patches_at(node, 1);
+  const auto planes = out.call("Reshape", {out.input(node, 0), out.integers({-1, 1, *height, *width})});
+  const auto kernel = window_kernel(out, at.kernel, out.type(node.output()).dtype);
+  const auto patches = out.call("Conv", {planes, kernel}, std::move(at.attributes));
+  const auto places = to[2].constant();
+  if (!places) Emitter::refuse(node, "the number of patches is not fixed");
+  out.result(node, "Reshape", {patches, out.integers({-1, *rows, *places})});
+}
+
+// The reverse, where what overlaps is summed.
+void put_patches(Emitter& out, const Node& node) {
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto& to = out.type(node.output()).sizes;
+  if (from.size() != 3) Emitter::refuse(node, "the input has no batch dimension");
+  const auto height = to[2].constant(), width = to[3].constant(), channels = to[1].constant();
+  if (!height || !width || !channels) Emitter::refuse(node, "the image's sizes are not fixed");
+  auto at = patches_at(node, 2);
+  Ints grid, left;
+  for (std::size_t d = 0; d < 2; ++d) {
+    const auto stride = spread(integers_of(node, 5), 2)[d];
+    const auto reach = spread(integers_of(node, 3), 2)[d] * (at.kernel[d] - 1) + 1;
+    const auto padded = *to[2 + d].constant() + 2 * spread(integers_of(node, 4), 2)[d];
+    grid.push_back((padded - reach) / stride + 1);
+    left.push_back((padded - reach) % stride);
+  }
+  at.attributes.emplace_back("output_padding", left);
+  const auto window = at.kernel[0] * at.kernel[1];
+  const auto planes = out.call("Reshape", {out.input(node, 0), out.integers({-1, window, grid[0], grid[1]})});
+  const auto kernel = window_kernel(out, at.kernel, out.type(node.output()).dtype);
+  const auto images = out.call("ConvTranspose", {planes, kernel}, std::move(at.attributes));
+  out.result(node, "Reshape", {images, out.integers({-1, *channels, *height, *width})});
+}
+
+// Windows along one dimension, which come last.
+void slide(Emitter& out, const Node& node) {
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto dim = dim_of(node, 1, from.size());
+  const auto length = from[static_cast<std::size_t>(dim)].constant();
+  if (!length) Emitter::refuse(node, "the size that it slides along varies");
+  const auto size = integer_of(node, 2), step = integer_of(node, 3);
+  const auto starts = at::arange(0, *length - size + 1, step, at::kLong);
+  const auto positions = starts.unsqueeze(1) + at::arange(size, at::kLong);
+  const auto windows = out.call("Gather", {out.input(node, 0), out.tensor(positions, "windows")}, {{"axis", dim}});
+  Ints order;  // what the windows hold stands at dim + 1, and goes to the end
+  for (std::int64_t d = 0; d <= static_cast<std::int64_t>(from.size()); ++d)
+    if (d != dim + 1) order.push_back(d);
+  order.push_back(dim + 1);
+  out.result(node, "Transpose", {windows}, {{"perm", order}});
+}
+
 constexpr RuleEntry kImageRules[] = {
     {"aten::max_pool1d", max_pool<1>},
     {"aten::max_pool2d", max_pool<2>},
@@ -106,6 +218,7 @@ constexpr RuleEntry kImageRules[] = {
     {"aten::adaptive_avg_pool3d", adaptive_pool},
     {"aten::adaptive_max_pool1d", adaptive_pool},
     {"aten::adaptive_max_pool2d", adaptive_pool},
+    {"aten::adaptive_max_pool3d", adaptive_pool},
     {"aten::upsample_nearest1d", nearest},
     {"aten::upsample_nearest2d", nearest},
     {"aten::upsample_nearest3d", nearest},
@@ -113,6 +226,9 @@ constexpr RuleEntry kImageRules[] = {
     {"aten::upsample_bilinear2d", interpolate_linear},
     {"aten::upsample_trilinear3d", interpolate_linear},
     {"aten::upsample_bicubic2d", cubic},
+    {"aten::im2col", take_patches},
+    {"aten::col2im", put_patches},
+    {"aten::unfold", slide},
 };
 
 }  // namespace

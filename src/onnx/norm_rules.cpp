@@ -41,8 +41,15 @@ void batch_norm(Emitter& out, const Node& node) {
 
 void instance_norm(Emitter& out, const Node& node) {
   const auto* use = node.operand("use_input_stats").get<Flag>();
-  if (use && *use != Flag::True) Emitter::refuse(node, "it takes running statistics");
   const Ints sizes{channels_of(out, node)};
+  if (use && *use != Flag::True) {  // the statistics of training: a batch norm
+    if (*use == Flag::False && node.input(3) == kNoValue) Emitter::refuse(node, "it has no running statistics");
+    out.result(node, "BatchNormalization",
+               {out.input(node, 0), or_filled(out, node, 1, sizes, 1), or_filled(out, node, 2, sizes, 0),
+                out.input(node, 3), out.input(node, 4)},
+               {{"epsilon", epsilon(node)}});
+    return;
+  }
   out.result(node, "InstanceNormalization",
              {out.input(node, 0), or_filled(out, node, 1, sizes, 1), or_filled(out, node, 2, sizes, 0)},
              {{"epsilon", epsilon(node)}});

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "onnx/rules.hpp"
@@ -123,6 +124,27 @@ void pad_constant(Emitter& out, const Node& node) { write_padding(out, node, "co
 void pad_reflect(Emitter& out, const Node& node) { write_padding(out, node, "reflect", 0); }
 void pad_edge(Emitter& out, const Node& node) { write_padding(out, node, "edge", 0); }
 
+// What lies at one end goes before or behind the other.
+void pad_circular(Emitter& out, const Node& node) {
+  const auto pairs = integers_of(node, 1);
+  const auto rank = out.type(node.input(0)).rank();
+  auto name = out.input(node, 0);
+  for (std::size_t i = 0; i < pairs.size() / 2; ++i) {
+    const auto before = pairs[2 * i], after = pairs[2 * i + 1];
+    if (before < 0 || after < 0) Emitter::refuse(node, "circular padding that cuts");
+    const auto dim = static_cast<std::int64_t>(rank - 1 - i);
+    const auto part = [&](std::int64_t from, std::int64_t to) {
+      return out.call("Slice", {name, out.integers({from}), out.integers({to}), out.integers({dim})});
+    };
+    Names parts;
+    if (before > 0) parts.push_back(part(-before, std::numeric_limits<std::int64_t>::max()));
+    parts.push_back(name);
+    if (after > 0) parts.push_back(part(0, after));
+    if (parts.size() > 1) name = out.call("Concat", std::move(parts), {{"axis", dim}});
+  }
+  out.alias(node, name);
+}
+
 void pad(Emitter& out, const Node& node) {
   const auto& operand = node.operand(2);
   const auto* mode = operand.get<std::string>();
@@ -132,6 +154,7 @@ void pad(Emitter& out, const Node& node) {
   if (kind == "constant") return write_padding(out, node, "constant", number_of(node, 3, 0));
   if (kind == "reflect") return pad_reflect(out, node);
   if (kind == "replicate") return pad_edge(out, node);
+  if (kind == "circular") return pad_circular(out, node);
   Emitter::refuse(node, "{} padding", kind);
 }
 
@@ -244,8 +267,10 @@ constexpr RuleEntry kShapeRules[] = {
     {"aten::_pad_enum", pad},
     {"aten::reflection_pad1d", pad_reflect},
     {"aten::reflection_pad2d", pad_reflect},
+    {"aten::reflection_pad3d", pad_reflect},
     {"aten::replication_pad1d", pad_edge},
     {"aten::replication_pad2d", pad_edge},
+    {"aten::replication_pad3d", pad_edge},
     {"aten::roll", roll},
     {"aten::pixel_shuffle", pixel_shuffle},
     {"aten::pixel_unshuffle", pixel_unshuffle},

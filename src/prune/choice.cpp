@@ -71,7 +71,7 @@ void apply_removal(Rewriter& rewriter, const Removal& removal) {
   edit_graph(rewriter, removal);
 }
 
-Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs,
+Chooser::Chooser(const Model& model, const ChannelGroups& groups, std::vector<RankedGroup> candidates, Batch inputs,
                  CommitTrial* trial)
     : model_(model),
       groups_(groups),

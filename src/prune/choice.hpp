@@ -31,7 +31,7 @@ class Chooser {
  public:
   /// @param inputs  to try models on; empty: made up in the captured sizes
   /// @param trial   a live module that has to follow; may be null
-  Chooser(const Model& model, const ChannelGroups& groups, std::vector<Candidate> candidates, Batch inputs,
+  Chooser(const Model& model, const ChannelGroups& groups, std::vector<RankedGroup> candidates, Batch inputs,
           CommitTrial* trial = nullptr);
 
   /// @throws Error `pare.prune.105`, `.106`, `.108`
@@ -54,7 +54,7 @@ class Chooser {
   const Model& model_;
   const ChannelGroups& groups_;
   SizeModel sizes_;
-  std::vector<Candidate> candidates_;
+  std::vector<RankedGroup> candidates_;
   Batch inputs_;
   CommitTrial* trial_;
   std::vector<Declined> declined_;

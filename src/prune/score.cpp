@@ -58,8 +58,8 @@ class Scorer {
     }
   }
 
-  Candidate operator()(const ChannelGroup& group) {
-    Candidate candidate{&group, {}, {}, step_of(group)};
+  RankedGroup operator()(const ChannelGroup& group) {
+    RankedGroup candidate{&group, {}, {}, step_of(group)};
     if (settings_.importance.eliminates && eliminate(group, candidate)) return candidate;
     auto scores = aggregated(group);
     const auto mean = scores.mean().item<double>();
@@ -121,7 +121,7 @@ class Scorer {
   }
 
   // Units go one after the other from all layers that read them. @return false when no layer does linearly
-  bool eliminate(const ChannelGroup& group, Candidate& candidate) {
+  bool eliminate(const ChannelGroup& group, RankedGroup& candidate) {
     const auto units = static_cast<std::int64_t>(group.size());
     struct Reading {
       Features* features;
@@ -185,7 +185,7 @@ class Scorer {
   }
 
   void order_units(const ChannelGroup& group, std::vector<Elimination>& layers, const at::Tensor& fixed,
-                   Candidate& candidate) const {
+                   RankedGroup& candidate) const {
     const auto units = static_cast<std::int64_t>(group.size());
     const auto limit = static_cast<std::int64_t>(settings_.max_ratio.fraction * static_cast<double>(units)) + 1;
     constexpr std::int64_t kRounds = 64;  // wide groups lose several units at a time
@@ -225,10 +225,10 @@ class Scorer {
 
 }  // namespace
 
-std::vector<Candidate> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
-                             const Batches* calibration, std::uint64_t seed, const PruningSettings& settings) {
+std::vector<RankedGroup> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
+                               const Batches* calibration, std::uint64_t seed, const PruningSettings& settings) {
   Scorer scorer(model, calibration, seed, settings);
-  std::vector<Candidate> candidates;
+  std::vector<RankedGroup> candidates;
   for (const auto* group : groups) candidates.push_back(scorer(*group));
   return candidates;
 }

@@ -10,7 +10,7 @@
 PARE_NAMESPACE_BEGIN
 
 /// Scores the units of every group. @throws Error `pare.prune.103` for scores that are NaN or infinite
-std::vector<Candidate> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
-                             const Batches* calibration, std::uint64_t seed, const PruningSettings& settings);
+std::vector<RankedGroup> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
+                               const Batches* calibration, std::uint64_t seed, const PruningSettings& settings);
 
 PARE_NAMESPACE_END

@@ -29,7 +29,7 @@ Target target_of(const PruningSettings& settings) {
 
 class Selection {
  public:
-  Selection(const std::vector<Candidate>& candidates, SizeModel& sizes, const PruningSettings& settings)
+  Selection(const std::vector<RankedGroup>& candidates, SizeModel& sizes, const PruningSettings& settings)
       : candidates_(candidates), sizes_(sizes), settings_(settings), taken_(candidates.size(), 0) {}
 
   [[nodiscard]] const std::vector<std::size_t>& taken() const noexcept { return taken_; }
@@ -67,14 +67,14 @@ class Selection {
   }
 
  private:
-  const std::vector<Candidate>& candidates_;
+  const std::vector<RankedGroup>& candidates_;
   SizeModel& sizes_;
   const PruningSettings& settings_;
   std::vector<std::size_t> taken_;
 };
 
 // A share of a group's units, as near as rounding allows.
-void take_share(Selection& selection, std::size_t c, const Candidate& candidate, double share) {
+void take_share(Selection& selection, std::size_t c, const RankedGroup& candidate, double share) {
   const auto wanted = std::lround(share * static_cast<double>(candidate.order.size()));
   for (;;) {
     const auto units = selection.next(c);
@@ -85,7 +85,7 @@ void take_share(Selection& selection, std::size_t c, const Candidate& candidate,
 }
 
 // The same share from every group: the smallest share that meets the target.
-std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const SizeModel& sizes,
+std::vector<std::size_t> uniform(const std::vector<RankedGroup>& candidates, const SizeModel& sizes,
                                  const PruningSettings& settings, const Target& target, double& reached) {
   const auto whole = sizes.total(target.quantity);
   const auto attempt = [&](double share, double& removed) {
@@ -118,7 +118,7 @@ std::vector<std::size_t> uniform(const std::vector<Candidate>& candidates, const
 }
 
 // Each group its own share; groups that are not named stay.
-std::vector<std::size_t> named(const std::vector<Candidate>& candidates, SizeModel sizes,
+std::vector<std::size_t> named(const std::vector<RankedGroup>& candidates, SizeModel sizes,
                                const PruningSettings& settings) {
   Selection selection(candidates, sizes, settings);
   for (std::size_t c = 0; c < candidates.size(); ++c) {
@@ -139,7 +139,7 @@ std::string make_up(const ChannelGroup& group) {
 }
 
 // The least important first, over all groups.
-std::vector<std::size_t> ranked(const std::vector<Candidate>& candidates, SizeModel sizes,
+std::vector<std::size_t> ranked(const std::vector<RankedGroup>& candidates, SizeModel sizes,
                                 const PruningSettings& settings, const Target& target, double& reached) {
   const auto whole = sizes.total(target.quantity);
   Selection selection(candidates, sizes, settings);
@@ -196,7 +196,7 @@ std::vector<std::size_t> ranked(const std::vector<Candidate>& candidates, SizeMo
 
 }  // namespace
 
-std::vector<std::size_t> select(const std::vector<Candidate>& candidates, SizeModel sizes,
+std::vector<std::size_t> select(const std::vector<RankedGroup>& candidates, SizeModel sizes,
                                 const PruningSettings& settings) {
   if (!settings.group_ratios.empty()) return named(candidates, std::move(sizes), settings);
   const auto target = target_of(settings);

@@ -9,7 +9,7 @@
 PARE_NAMESPACE_BEGIN
 
 /// A prunable group with its units in the order in which they would go.
-struct Candidate {
+struct RankedGroup {
   const ChannelGroup* group = nullptr;
   std::vector<std::int64_t> order;  ///< units, least important first
   std::vector<double> scores;       ///< of those, ascending
@@ -18,7 +18,7 @@ struct Candidate {
 
 /// Chooses units until the target is met. @return how many units of each candidate go, from the front of its order
 /// @throws Error `pare.prune.105` when the target cannot be met
-std::vector<std::size_t> select(const std::vector<Candidate>& candidates, SizeModel sizes,
+std::vector<std::size_t> select(const std::vector<RankedGroup>& candidates, SizeModel sizes,
                                 const PruningSettings& settings);
 
 PARE_NAMESPACE_END

@@ -161,3 +161,32 @@ TEST_CASE("a batch of one that takes another path is refused, not answered wrong
   const auto fixed = pare::capture_forward(module, lonely, {torch::randn({1, 4})}, {.fixed_sizes = true});
   CHECK(torch::equal(fixed(rows.narrow(0, 0, 1)), rows.narrow(0, 0, 1) * 2));
 }
+
+TEST_CASE("shorthands are captured as the products and movements that they are", "[capture]") {
+  torch::manual_seed(2);
+  const auto attend = [](const std::vector<torch::Tensor>& in) -> std::vector<torch::Tensor> {
+    const auto heads = in[0].view({in[0].size(0), in[0].size(1), 2, 4});
+    const auto scores = torch::softmax(torch::einsum("bqhd,bkhd->bhqk", {heads, heads}), -1);
+    const auto mixed = torch::einsum("bhqk,bkhd->bqhd", {scores, heads});
+    return {mixed.flatten(2).movedim(1, 2), torch::cosine_similarity(in[0], mixed.flatten(2), 2), in[0].std(1)};
+  };
+  torch::nn::Module module;
+  const auto model = pare::capture_forward(module, attend, {torch::randn({2, 5, 8})});
+  const auto text = pare::print(model.graph());
+  for (const auto* shorthand : {"einsum", "movedim", "cosine_similarity"})
+    CHECK(text.find(shorthand) == std::string::npos);
+  CHECK(text.find("aten::bmm") != std::string::npos);
+  for (const std::int64_t batch : {4, 7}) {
+    const auto x = torch::randn({batch, 5, 8});
+    const auto expected = attend({x}), actual = model.run({x});
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK(expected[i].equal(actual[i]));
+  }
+  // A single sample is multiplied in another order: the last bits may differ, and it is not refused for them.
+  const auto x = torch::randn({1, 5, 8});
+  const auto expected = attend({x}), actual = model.run({x});
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(expected[i].allclose(actual[i], 1e-5, 1e-6));
+  auto y = torch::randn({3, 5, 8}).requires_grad_(), z = y.detach().clone().requires_grad_();
+  attend({y})[0].pow(2).sum().backward();
+  model.run({z})[0].pow(2).sum().backward();
+  CHECK(y.grad().allclose(z.grad(), 1e-5, 1e-6));
+}

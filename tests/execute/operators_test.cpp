@@ -138,6 +138,45 @@ std::vector<Case> cases() {
            return d(torch::adaptive_avg_pool2d(torch::relu(c(y)), {1, 1}).flatten(1));
          };
        }},
+      {"functions of one number, and a norm without weights",
+       {7, 24},
+       [](Net& net) -> Forward {
+         auto a = net.add("a", nn::Linear(24, 24));
+         auto b = net.add("b", nn::Linear(24, 6));
+         auto norm = net.add("norm", nn::LayerNorm(nn::LayerNormOptions({24}).elementwise_affine(false)));
+         return [=](const Tensor& x) mutable {
+           auto y = norm(a(x));
+           y = torch::mish(y) + torch::softplus(y, 2) + torch::log_sigmoid(y) + torch::clamp_max(y, 0.5);
+           y = torch::sqrt(torch::abs(y)) + torch::exp(-torch::square(y)) + torch::log(torch::abs(y) + 1);
+           return b(y);
+         };
+       }},
+      {"branches that training drops, and noise that it adds",
+       {8, 9, 9},
+       [](Net& net) -> Forward {
+         auto a = net.add("a", nn::Conv2d(nn::Conv2dOptions(8, 8, 3).padding(1)));
+         auto norm = net.add("norm", nn::BatchNorm2d(8));
+         auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(8, 8, 1)));
+         auto c = net.add("c", nn::Conv2d(nn::Conv2dOptions(8, 8, 1)));
+         return [=, &net](const Tensor& x) mutable {
+           auto y = norm(a(x));
+           if (net.is_training()) y = y.div(0.8).mul_(torch::rand({y.size(0), 1, 1, 1}).add(0.8).floor_());
+           y = torch::relu(b(y + x));
+           if (net.is_training()) y = y + torch::randn_like(y);
+           return c(y);
+         };
+       }},
+      {"attention to a learned vector",
+       {9, 24},
+       [](Net& net) -> Forward {
+         auto a = net.add("a", nn::Linear(24, 16));
+         auto b = net.add("b", nn::Linear(24, 5));
+         const auto query = net.register_parameter("query", torch::randn({16}));
+         return [=](const Tensor& x) mutable {
+           const auto weights = torch::softmax(torch::matmul(torch::tanh(a(x)), query), 1);
+           return b(torch::bmm(weights.unsqueeze(1), x).squeeze(1));
+         };
+       }},
       {"four channels and one",
        {4, 9, 9},
        [](Net& net) -> Forward {
@@ -220,6 +259,16 @@ TEST_CASE("weight schemes without an integer kernel still compute the simulation
         CHECK(pare::sqnr_db(simulated(x), pare::compile(simulated, {})(x)) > 30.0);
       }
     }
+}
+
+TEST_CASE("functions of one number and norms without weights have kernels", "[execute]") {
+  const torch::NoGradGuard no_grad;
+  if (pare::execution_backend() == "ATen") return;
+  const auto built = build(named(cases(), "functions of one number"));
+  const auto compiled = pare::compile(built.model);
+  static_cast<void>(compiled(built.example(2)));
+  const auto report = compiled.report();
+  CHECK(std::ranges::none_of(report.rows, [](const auto& row) { return row.implementation == "aten"; }));
 }
 
 TEST_CASE("several sizes may vary", "[execute]") {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Short files, guarded headers, error ids that the index knows, and the format of .clang-format.
+"""Short files, guarded headers, error ids that the index knows, types of one name each, and the format of .clang-format.
 
-usage: house.py {lengths|headers|errors|merges|format} ROOT
+usage: house.py {lengths|headers|errors|names|merges|format} ROOT
 """
 import pathlib
 import re
@@ -49,6 +49,37 @@ def errors(root):
         yield f"docs/errors.md: {identifier} is thrown nowhere"
 
 
+SCOPES = re.compile(
+    r"namespace\s*([\w:]*)\s*\{|(?:struct|class|enum class)\s+(\w+)(?:\s+final)?\s*(?::[^:;{}][^;{}]*)?\{|[{}]"
+)
+
+
+def types_of(path):
+    """Types that a file defines, with their namespaces; those of anonymous namespaces and of other types are its own."""
+    text = re.sub(r'//[^\n]*|"(?:\\.|[^"\\\n])*"', "", path.read_text())
+    text = text.replace("PARE_NAMESPACE_BEGIN", "namespace pare {").replace("PARE_NAMESPACE_END", "}")
+    scopes = []
+    for found in SCOPES.finditer(text):
+        if found[0] == "}":
+            if scopes:
+                scopes.pop()
+            continue
+        if found[2] and all(scopes):
+            yield "::".join([*scopes, found[2]])
+        scopes.append(found[1] or "")
+
+
+def names(root):
+    """One type, one definition: with two of a name in one namespace the linker keeps the functions of either."""
+    known = {}
+    for folder in ("include", "src"):
+        for path in sorted((root / folder).rglob("*.[hc]pp")):
+            for name in dict.fromkeys(types_of(path)):
+                other = known.setdefault(name, path)
+                if other != path:
+                    yield f"{path.relative_to(root)}: {name} is also defined in {other.relative_to(root)}"
+
+
 def layout(root):
     tool = shutil.which("clang-format-14") or shutil.which("clang-format")
     if not tool:
@@ -75,7 +106,7 @@ def merges(root):
             yield f"{name}: holds the marks of an unfinished merge"
 
 
-CHECKS = {"merges": merges, "lengths": lengths, "headers": headers, "errors": errors, "format": layout}
+CHECKS = {"merges": merges, "lengths": lengths, "headers": headers, "errors": errors, "names": names, "format": layout}
 wrong = list(CHECKS[sys.argv[1]](pathlib.Path(sys.argv[2]).resolve()))
 print("\n".join(wrong) or f"{sys.argv[1]}: nothing to mend")
 sys.exit(bool(wrong))

@@ -246,12 +246,16 @@ bool Lowering::lower_normalization(const Node& node, ProgramStep& step) {
     if (!shape || shape->size() != 1 || type(node.input(0)).rank() < 2) return false;
     for (const std::size_t position : {std::size_t{2}, std::size_t{3}}) {
       const auto value = node.input(position);
-      if (value == kNoValue || !is_constant(value)) return false;
+      if (value != kNoValue && !is_constant(value)) return false;
     }
+    const auto vector = [&](ValueId value, double otherwise) {
+      return value == kNoValue ? at::full(*shape, otherwise, at::kFloat)
+                               : constant(value).to(at::kFloat).contiguous().clone();
+    };
     step.kind = StepKind::LayerNorm;
     step.alpha = static_cast<float>(node.operand("eps").number().value_or(1e-5));
-    step.gamma = constant(node.input(2)).to(at::kFloat).contiguous().clone();
-    step.beta_tensor = constant(node.input(3)).to(at::kFloat).contiguous().clone();
+    step.gamma = vector(node.input(2), 1);
+    step.beta_tensor = vector(node.input(3), 0);
   } else {
     return false;
   }

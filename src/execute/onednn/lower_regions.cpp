@@ -1,8 +1,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "execute/onednn/lowering.hpp"
 #include "graph/dequantize.hpp"
@@ -300,6 +304,23 @@ void Lowering::extend_product(ProgramStep& step) {
   }
 }
 
+namespace {
+
+// Functions without a parameter.
+std::optional<algorithm> plain_function(std::string_view name) {
+  using Row = std::pair<std::string_view, algorithm>;
+  static constexpr std::array<Row, 6> table{{{"aten::mish", algorithm::eltwise_mish},
+                                             {"aten::exp", algorithm::eltwise_exp},
+                                             {"aten::abs", algorithm::eltwise_abs},
+                                             {"aten::sqrt", algorithm::eltwise_sqrt},
+                                             {"aten::square", algorithm::eltwise_square},
+                                             {"aten::log", algorithm::eltwise_log}}};
+  const auto found = std::ranges::find(table, name, &Row::first);
+  return found == table.end() ? std::nullopt : std::optional(found->second);
+}
+
+}  // namespace
+
 bool Lowering::activation(const Node& node, PostOp& post) {
   constexpr float kNoBound = std::numeric_limits<float>::max();
   const auto bound = [&](std::string_view name, float otherwise) {
@@ -336,6 +357,16 @@ bool Lowering::activation(const Node& node, PostOp& post) {
   } else if (base == "aten::gelu") {
     const auto* kind = node.operand("approximate").get<std::string>();
     post = {kind && *kind == "tanh" ? algorithm::eltwise_gelu_tanh : algorithm::eltwise_gelu_erf, 0, 0, kNoValue};
+  } else if (const auto plain = plain_function(node.op.name())) {
+    post = {*plain, 0, 0, kNoValue};
+  } else if (base == "aten::softplus") {
+    post = {algorithm::eltwise_soft_relu, bound("beta", 1), 0, kNoValue};  // exact above the threshold, too
+  } else if (base == "aten::log_sigmoid") {
+    post = {algorithm::eltwise_soft_relu, -1, 0, kNoValue};
+  } else if (base == "aten::neg") {
+    post = {algorithm::eltwise_linear, -1, 0, kNoValue};
+  } else if (node.op.name() == "aten::clamp_max") {
+    post = {algorithm::eltwise_clip, -kNoBound, bound("max", kNoBound), kNoValue};
   } else {
     return false;
   }

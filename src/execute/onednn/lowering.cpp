@@ -67,8 +67,11 @@ void Lowering::find_aliases() {
     }
     if (node.is("aten::contiguous"))
       alias = node.operand("memory_format").is_none() || node.operand("memory_format").integer().value_or(0) == 0;
-    if (!alias) continue;
-    program_.root[index(node.output())] = root(node.input(0));
+    const bool selects = node.is("pare::training_select");  // evaluation's value stands second
+    if (!alias && !selects) continue;
+    const auto source = node.input(selects ? 1 : 0);
+    if (source == kNoValue) continue;
+    program_.root[index(node.output())] = root(source);
     done_[index(id)] = true;
   }
 }
