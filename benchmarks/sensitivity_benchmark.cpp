@@ -31,6 +31,7 @@ struct Source {
 const std::map<std::string, Source>& sources() {
   static const std::map<std::string, Source> table{
       {"resnet20", {"cifar10/resnet20.safetensors", "cifar10/train_lossless_3805.bin", 256}},
+      {"resnet56", {"cifar10/resnet56.safetensors", "cifar10/train_lossless_3805.bin", 256}},
       {"efficientnet_lite0", {"efficientnet_lite0/efficientnet_lite0_fp16.safetensors", "imagenet_sample", 64}},
       {"minilm_sst2", {"minilm_l6_sst2/minilm_l6_sst2_fp16.safetensors", "sst2/train.tsv", 128}}};
   return table;
@@ -138,15 +139,16 @@ nlohmann::json sweep(const std::string& name, const std::string& root, bool weig
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<std::string> names{"resnet20", "efficientnet_lite0", "minilm_sst2"};
+  std::vector<std::string> names{"resnet20", "resnet56", "efficientnet_lite0", "minilm_sst2"};
   std::string path;
   bool weights_only = false, slope = false;
   int draws = 4;
   CLI::App app{"Sweeps the sensitivity of every layer, exactly and by Fisher information."};
-  app.add_option("models", names, "resnet20, efficientnet_lite0, minilm_sst2");
+  app.add_option("models", names, "resnet20, resnet56, efficientnet_lite0, minilm_sst2");
   app.add_flag("--weights-only", weights_only, "Nearest rounding of weights, float activations");
   app.add_flag("--slope", slope, "Fisher with the slope of the divergence from the float model's answers");
-  app.add_option("--draws", draws, "Classes that the Fisher method draws for each sample")->check(CLI::PositiveNumber);
+  app.add_option("--draws", draws, "Random signs that the Fisher method draws for each sample")
+      ->check(CLI::PositiveNumber);
   app.add_option("--json", path, "Where to write the figures as JSON");
   CLI11_PARSE(app, argc, argv);
   const auto* given = std::getenv("PARE_DATA");

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from . import networks, samples
 from .samples import Feed
 
-NETWORKS = ("resnet20", "efficientnet_lite0", "minilm_sst2")
+NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "minilm_sst2")
 BATCH = 16
 DRAWS = 4
 TIMEOUT_SECONDS = 1800

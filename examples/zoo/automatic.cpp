@@ -51,6 +51,25 @@ std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model
   return folds;
 }
 
+// In another order each time, pictures flipped and moved.
+pare::TrainingData moved_pictures(const data::Set& set, std::int64_t size) {
+  if (set.inputs[0].dim() != 4) {
+    auto tensors = set.inputs;
+    tensors.push_back(set.labels);
+    return pare::TrainingData::shuffled(tensors, size);
+  }
+  return pare::TrainingData([set, size](std::int64_t epoch) {
+    torch::manual_seed(static_cast<std::uint64_t>(epoch));
+    const auto order = torch::randperm(set.size());
+    std::vector<pare::Batch> batches;
+    for (std::int64_t at = 0; at + size <= set.size(); at += size) {
+      const auto index = order.narrow(0, at, size);
+      batches.push_back({augmented(set.inputs[0].index_select(0, index)), set.labels.index_select(0, index)});
+    }
+    return pare::Batches(std::move(batches));
+  });
+}
+
 std::string judged_by(const RecipeOptions& options) {
   if (options.validation.empty())
     return by_labels(options) ? "top-1, cross-validated on the calibration samples"
@@ -71,9 +90,9 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
                                                      : pare::agreement_scores(options.validation, recipe.model);
   }
   if (options.training.labels.defined() && options.finetune.epochs > 0) {
-    auto tensors = options.training.inputs;
-    tensors.push_back(options.training.labels);
-    how.training.data = pare::TrainingData::shuffled(tensors, options.finetune.batch);
+    how.training.data = moved_pictures(options.training, options.finetune.batch);
+    how.training.quantized_epochs = options.finetune.epochs;
+    how.training.quantized_rate = 5e-4;
     how.training.fit = {.epochs = options.finetune.epochs, .rate = 5e-4, .batch_statistics = false};
   }
   if (options.max_drop) how.budget.max_drop = pare::Ratio{*options.max_drop / 100};
@@ -84,6 +103,7 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
   auto found = pare::optimize(recipe.model, how);
 
   recipe.model = std::move(found.model);
+  recipe.compile = found.compile;
   recipe.report.append(found.report.steps);
   recipe.plan = found.plan.text();
   recipe.evaluations = found.evaluations;
@@ -91,7 +111,6 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
     recipe.notes.push_back(fmt::format("{}: drop {}", judged_by(options), found.report.drop->text()));
   if (!found.report.within_budget()) recipe.notes.push_back("short of the budget: " + found.report.shortfall);
   for (const auto& candidate : found.candidates) {
-    if (candidate.kept && candidate.name == "bf16") recipe.compile.dtype = torch::kBFloat16;
     Measured point{candidate.name,
                    {},
                    static_cast<std::int64_t>(candidate.measured.weight_bytes),

@@ -73,14 +73,6 @@ pare::TrainingData training_data(const data::Set& set, std::int64_t batch) {
   return pare::TrainingData::shuffled(tensors, batch);
 }
 
-void apply_pass(Recipe& recipe, const RecipeOptions& options, const pare::AnyPass& pass) {
-  pare::ContextOptions context;
-  context.calibration = options.calibration;
-  auto applied = pare::apply(pass, recipe.model, std::move(context));
-  recipe.model = std::move(applied.model);
-  recipe.report.append(applied.report);
-}
-
 }  // namespace
 
 void distill(Recipe& recipe, const RecipeOptions& options) {

@@ -83,7 +83,9 @@ std::vector<Tensors> sentences(const data::Set& set) {
 }
 
 // Whether a recipe wants samples of its own to judge by.
-bool judges(const JobOptions& options) { return options.recipe.find("auto") != std::string::npos; }
+bool judges(const JobOptions& options) {
+  return options.recipe.find("auto") != std::string::npos || options.recipe.find("joint") != std::string::npos;
+}
 
 void load_validation(const models::Bundle& bundle, const JobOptions& options, Samples& samples) {
   constexpr std::int64_t kBatch = 16, kMost = 1024;
@@ -153,6 +155,12 @@ std::int64_t nonzero_parameters(const pare::Model& model) {
   return count;
 }
 
+std::int64_t rows_in(const std::vector<Tensors>& batches) {
+  std::int64_t count = 0;
+  for (const auto& batch : batches) count += batch.at(0).size(0);
+  return count;
+}
+
 RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& options, const Samples& samples) {
   RecipeOptions recipe{.calibration = samples.calibration,
                        .threads = options.threads,
@@ -166,6 +174,7 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .average_bits = options.average_bits,
                        .exact = options.exact,
                        .learned = options.learned,
+                       .uniform = options.uniform,
                        .max_drop = options.max_drop,
                        .max_bytes = options.max_bytes,
                        .max_stored = options.max_stored,
@@ -174,7 +183,11 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
                        .validation_labels = samples.validation_labels,
                        .calibration_labels = samples.calibration_labels};
   if (!options.finetune.empty()) {
-    recipe.training = data::load(options.finetune, bundle.input, {});
+    // What judges does not train.
+    data::LoadOptions behind;
+    if (options.finetune == options.calibration && judges(options))
+      behind.offset = options.calibration_count + rows_in(samples.validation);
+    recipe.training = data::load(options.finetune, bundle.input, behind);
     recipe.finetune.epochs = options.epochs;
   }
   return recipe;

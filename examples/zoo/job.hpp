@@ -39,7 +39,8 @@ struct JobOptions {
   double average_bits = 6;      ///< of the recipe `mixed`
   bool exact = false;           ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
   bool learned = false;         ///< of `mixed`: learned rounding of the plan
-  // Budget of the recipe `auto`.
+  bool uniform = false;         ///< of `joint`: the best plan with all layers and groups alike, to compare with
+  // Budget of the recipe `auto`, and of `joint` the last two.
   std::optional<double> max_drop;                     ///< of top-1, percentage points
   std::optional<std::int64_t> max_bytes, max_stored;  ///< of the weights: compiled, and each at its own width
   std::optional<double> max_latency_ms;

@@ -145,13 +145,16 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(2.0, 8.0));
   app.add_flag("--exact", options.exact, "Exact sensitivities for the recipe mixed, instead of Fisher information");
   app.add_flag("--learned", options.learned, "Learned rounding of what the recipe mixed has planned");
+  app.add_flag("--uniform", options.uniform, "The best uniform plan within the limits of the recipe joint instead");
   app.add_option("--max-drop", options.max_drop, "Points of top-1 that the recipe auto may lose")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--max-bytes", options.max_bytes, "Bytes of compiled weights that the recipe auto may leave")
       ->check(CLI::PositiveNumber);
-  app.add_option("--max-stored", options.max_stored, "Likewise, of weights stored each at its own width")
+  app.add_option("--max-stored", options.max_stored,
+                 "Likewise, of weights stored each at its own width; also of the recipe joint")
       ->check(CLI::PositiveNumber);
-  app.add_option("--max-latency-ms", options.max_latency_ms, "Milliseconds of a call that the recipe auto may leave")
+  app.add_option("--max-latency-ms", options.max_latency_ms,
+                 "Milliseconds of a call that the recipes auto and joint may leave")
       ->check(CLI::PositiveNumber);
   app.add_option("--student", options.student,
                  "Student of the recipe distill: LAYERS to keep of the longest stack, or RATIO of the "

@@ -6,6 +6,7 @@
 #include "pare/core/error.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
 #include "pare/pass/apply.hpp"
+#include "pare/pipeline/sample_scores.hpp"
 #include "pare/plan/joint_plan.hpp"
 #include "pare/prune/pruner.hpp"
 #include "pare/quantize/quantizer.hpp"
@@ -45,47 +46,114 @@ void mixed(Recipe& recipe, const RecipeOptions& options) {
                                        point.plan.average_bits(), point.bytes, point.loss, point.predicted));
 }
 
-void joint(Recipe& recipe, const RecipeOptions& options) {
-  const torch::NoGradGuard no_grad;
-  const pare::ContextOptions context{.calibration = options.calibration};
-  const auto folded = pare::apply(pare::FoldBatchNorm{}, recipe.model, context).model;
-  std::vector<pare::Precision> quantized;
-  for (const int bits : {8, 4})
-    quantized.push_back({{bits}, pare::apply(pare::Quantizer{.weights = {bits}}, folded, context).model});
-  std::vector<pare::PrunedModel> pruned;
-  for (const double ratio : {0.25, 0.5}) {
-    const pare::Pruner<> pruner{.ratio = pare::Ratio{ratio}, .scope = pare::Scope::PerGroup};
-    pruned.push_back({{ratio}, pare::apply(pruner, folded, context).model});
+namespace {
+
+// What a joint plan is made of, and how it is made for good.
+class JointMaker {
+ public:
+  JointMaker(const pare::Model& model, const RecipeOptions& options)
+      : options_(options),
+        context_{.calibration = options.calibration},
+        folded_(pare::apply(pare::FoldBatchNorm{}, model, context_).model) {}
+
+  [[nodiscard]] const pare::Model& folded() const noexcept { return folded_; }
+
+  [[nodiscard]] std::vector<pare::Precision> quantized() const {
+    std::vector<pare::Precision> all;
+    for (const int bits : {8, 4})
+      all.push_back({{bits}, pare::apply(pare::Quantizer{.weights = {bits}}, folded_, context_).model});
+    return all;
   }
-  pare::JointPlanOptions search;
-  search.batches = options.calibration;
-  const auto whole = static_cast<double>(pare::WeightStorage(quantized.front().model).bytes());
-  search.limits.bytes = static_cast<std::uint64_t>(whole * options.average_bits / 8);
-  search.method = options.exact ? pare::SensitivityMethod::Exact : pare::SensitivityMethod::Fisher;
-  const auto make = [&](const pare::Plan& plan, pare::Report* rows) {
-    auto model = folded;
-    if (const auto ratios = plan.group_ratios(); !ratios.empty()) {
-      auto applied = pare::apply(pare::Pruner<>{.group_ratios = ratios}, model, context);
+
+  [[nodiscard]] std::vector<pare::PrunedModel> pruned() const {
+    std::vector<pare::PrunedModel> all;
+    for (const double ratio : {0.125, 0.25, 0.5}) {
+      const pare::Pruner<> pruner{.ratio = pare::Ratio{ratio}, .scope = pare::Scope::PerGroup};
+      all.push_back({{ratio}, pare::apply(pruner, folded_, context_).model});
+    }
+    return all;
+  }
+
+  [[nodiscard]] pare::Model make(const pare::Plan& plan, pare::Rounding rounding, pare::Report* rows) const {
+    auto model = folded_;
+    const auto run = [&](const pare::AnyPass& pass) {
+      auto applied = pare::apply(pass, model, context_);
       model = std::move(applied.model);
       if (rows != nullptr) rows->append(applied.report);
-    }
-    auto applied =
-        pare::apply(pare::Quantizer{.layer_weights = plan.layer_weights(),
-                                    .rounding = rows != nullptr && options.learned ? pare::Rounding::Learned
-                                                                                   : pare::Rounding::Compensated},
-                    model, context);
-    if (rows != nullptr) rows->append(applied.report);
-    return std::move(applied.model);
-  };
-  search.realize = [&](const pare::Plan& plan) { return make(plan, nullptr); };
-  const auto found = pare::joint_plan(folded, quantized, pruned, search);
-  if (!found.shortfall.empty()) pare::fail("zoo.105", "", "no plan: {}", found.shortfall);
-  recipe.model = make(found.plan, &recipe.report);
-  recipe.plan = found.plan.text();
+    };
+    if (const auto ratios = plan.group_ratios(); !ratios.empty()) run(pare::Pruner<>{.group_ratios = ratios});
+    run(pare::Quantizer{.layer_weights = plan.layer_weights(), .rounding = rounding});
+    return model;
+  }
+
+ private:
+  const RecipeOptions& options_;
+  pare::ContextOptions context_;
+  pare::Model folded_;
+};
+
+// Top-1 on samples that calibrate nothing, percent; nothing where there are none.
+std::optional<double> judged(const pare::Model& model, const Recipe& recipe, const RecipeOptions& options) {
+  if (options.validation.empty() || !options.validation_labels.defined()) return {};
+  const auto compiled = pare::compile(model, recipe.compile);
+  const auto scores = pare::top1_scores(options.validation, options.validation_labels);
+  return 100 *
+         scores([&](const auto& inputs) { return compiled.run(inputs); }).to(torch::kDouble).mean().item<double>();
+}
+
+pare::PlanLimits joint_limits(const pare::Model& int8, const RecipeOptions& options) {
+  pare::PlanLimits limits;
+  limits.latency_ms = options.max_latency_ms;
+  if (options.max_stored) limits.bytes = static_cast<std::uint64_t>(*options.max_stored);
+  if (!limits.latency_ms && !limits.bytes)
+    limits.bytes =
+        static_cast<std::uint64_t>(static_cast<double>(pare::WeightStorage(int8).bytes()) * options.average_bits / 8);
+  return limits;
+}
+
+// The plan that keeps the limits with all layers and groups alike, as far as one of them does.
+const pare::PlanPoint* best_uniform(const pare::JointPlanResult& found, const pare::PlanLimits& limits) {
+  const pare::PlanPoint* best = nullptr;
   for (const auto& point : found.points)
-    recipe.notes.push_back(fmt::format("{}{}: {} bytes stored, {:.0f} MACs, loss {:.5f}, predicted {:.5f}",
-                                       &point == &found.chosen() ? "chosen: " : "", point.name, point.bytes, point.macs,
-                                       point.loss, point.predicted));
+    if (point.name.starts_with("uniform") && (!limits.bytes || point.bytes <= *limits.bytes) &&
+        (!limits.latency_ms || point.latency_ms <= *limits.latency_ms) && (best == nullptr || point.loss < best->loss))
+      best = &point;
+  return best;
+}
+
+}  // namespace
+
+void joint(Recipe& recipe, const RecipeOptions& options) {
+  const torch::NoGradGuard no_grad;
+  const JointMaker maker(recipe.model, options);
+  const auto quantized = maker.quantized();
+  std::vector<std::optional<double>> metrics;  // of the points, in their order
+  pare::JointPlanOptions search;
+  search.batches = options.calibration;
+  search.limits = joint_limits(quantized.front().model, options);
+  search.method = options.exact ? pare::SensitivityMethod::Exact : pare::SensitivityMethod::Fisher;
+  search.compile = recipe.compile;
+  for (const auto& input : options.calibration.front()) search.inputs.push_back(input.narrow(0, 0, 1).contiguous());
+  search.realize = [&](const pare::Plan& plan) {
+    auto model = maker.make(plan, pare::Rounding::Compensated, nullptr);
+    metrics.push_back(judged(model, recipe, options));
+    return model;
+  };
+  const auto found = pare::joint_plan(maker.folded(), quantized, maker.pruned(), search);
+  if (!found.shortfall.empty()) pare::fail("zoo.105", "", "no plan: {}", found.shortfall);
+  const auto* chosen = options.uniform ? best_uniform(found, search.limits) : &found.chosen();
+  if (chosen == nullptr) pare::fail("zoo.105", "", "no uniform plan keeps the limits");
+  recipe.model =
+      maker.make(chosen->plan, options.learned ? pare::Rounding::Learned : pare::Rounding::Compensated, &recipe.report);
+  recipe.plan = chosen->plan.text();
+  for (std::size_t i = 0; i < found.points.size(); ++i) {
+    const auto& point = found.points[i];
+    recipe.pareto.push_back({point.name, metrics.at(i), 0, static_cast<std::int64_t>(point.bytes), point.latency_ms});
+    recipe.notes.push_back(fmt::format("{}{}: {} bytes stored, {:.0f} MACs, {:.4f} ms, loss {:.5f}, predicted {:.5f}{}",
+                                       &point == chosen ? "chosen: " : "", point.name, point.bytes, point.macs,
+                                       point.latency_ms, point.loss, point.predicted,
+                                       metrics[i] ? fmt::format(", {:.2f} % of other samples", *metrics[i]) : ""));
+  }
 }
 
 }  // namespace zoo

@@ -36,14 +36,6 @@ namespace {
 
 using Step = void (*)(Recipe& recipe, const RecipeOptions& options);
 
-void apply_pass(Recipe& recipe, const Batches& calibration, const pare::AnyPass& pass) {
-  pare::ContextOptions options;
-  options.calibration = calibration;
-  auto applied = pare::apply(pass, recipe.model, std::move(options));
-  recipe.model = std::move(applied.model);
-  recipe.report.append(applied.report);
-}
-
 // After pruning, where training data is given: with the model as it was before as the teacher.
 void train_again(Recipe& recipe, const pare::Model& teacher, const RecipeOptions& options) {
   if (options.training.labels.defined() && options.finetune.epochs > 0)
@@ -61,7 +53,7 @@ void try_commit(Recipe& recipe, torch::nn::Module& module) {
 
 template <class Importance>
 void prune_by(Recipe& recipe, const RecipeOptions& options) {
-  apply_pass(recipe, options.calibration,
+  apply_pass(recipe, options,
              pare::Pruner<Importance>{
                  .macs = pare::Ratio{options.macs}, .round_to = options.round_to, .commit_to = options.commit_to});
 }
@@ -96,27 +88,26 @@ const std::map<std::string, Step>& steps() {
   static const std::map<std::string, Step> table{
       {"float", [](Recipe&, const RecipeOptions&) {}},
       {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
-      {"int8", [](Recipe& recipe,
-                  const RecipeOptions& options) { apply_pass(recipe, options.calibration, pare::Quantizer{}); }},
+      {"int8", [](Recipe& recipe, const RecipeOptions& options) { apply_pass(recipe, options, pare::Quantizer{}); }},
       // For ONNX Runtime, whose convolutions are integer only where their own result is.
       {"int8-onnxruntime",
        [](Recipe& recipe, const RecipeOptions& options) {
-         apply_pass(recipe, options.calibration, pare::Quantizer{.target = &pare::onnxruntime_target()});
+         apply_pass(recipe, options, pare::Quantizer{.target = &pare::onnxruntime_target()});
        }},
       {"w4a8",
        [](Recipe& recipe, const RecipeOptions& options) {
-         apply_pass(recipe, options.calibration, pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned});
+         apply_pass(recipe, options, pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned});
        }},
       // Weights of 4 bits in groups of 32 and nothing else, as language models run.
       {"w4",
        [](Recipe& recipe, const RecipeOptions& options) {
-         apply_pass(recipe, options.calibration,
+         apply_pass(recipe, options,
                     pare::Quantizer{.weights = {4}, .granularity = pare::PerGroup{32}, .weight_only = true});
        }},
       // What the default ladder is measured against: one scale a tensor, nearest rounding, whole ranges.
       {"int8-naive",
        [](Recipe& recipe, const RecipeOptions& options) {
-         apply_pass(recipe, options.calibration,
+         apply_pass(recipe, options,
                     pare::Quantizer{.observer = pare::MinMax{},
                                     .weight_observer = pare::WeightMinMax{},
                                     .granularity = pare::PerTensor{},
@@ -134,7 +125,7 @@ const std::map<std::string, Step>& steps() {
       {"sparse",
        [](Recipe& recipe, const RecipeOptions& options) {
          const auto teacher = recipe.model;
-         apply_pass(recipe, options.calibration, pare::Sparsifier{.sparsity = {options.sparsity}});
+         apply_pass(recipe, options, pare::Sparsifier{.sparsity = {options.sparsity}});
          train_again(recipe, teacher, options);
        }},
   };
@@ -166,6 +157,14 @@ std::vector<std::string> parse_recipe(const std::string& text) {
     begin = end + 1;
   }
   return names;
+}
+
+void apply_pass(Recipe& recipe, const RecipeOptions& options, const pare::AnyPass& pass) {
+  pare::ContextOptions context;
+  context.calibration = options.calibration;
+  auto applied = pare::apply(pass, recipe.model, std::move(context));
+  recipe.model = std::move(applied.model);
+  recipe.report.append(applied.report);
 }
 
 Recipe apply_recipe(const std::vector<std::string>& names, const pare::Model& model, const RecipeOptions& options) {

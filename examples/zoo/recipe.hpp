@@ -9,6 +9,7 @@
 #include "pare/capture/live_module.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/model.hpp"
+#include "pare/pass/pass.hpp"
 #include "pare/pass/report.hpp"
 
 namespace zoo {
@@ -31,7 +32,8 @@ struct RecipeOptions {
   double average_bits = 6;  ///< of `mixed`: of a weight
   bool exact = false;       ///< of `mixed`: exact sensitivities instead of Fisher information
   bool learned = false;     ///< of `mixed`: learned rounding of the plan
-  // Of `auto`: its budget, and samples that judge (none: the calibration samples do, in turns, by their labels).
+  bool uniform = false;     ///< of `joint`: the best plan with all layers and groups alike, to compare with
+  // Of `auto` and `joint`: the budget, and samples that judge (none: for `auto` the calibration samples do, in turns).
   std::optional<double> max_drop = {};  ///< percentage points
   std::optional<std::int64_t> max_bytes = {}, max_stored = {};
   std::optional<double> max_latency_ms = {};
@@ -55,6 +57,9 @@ std::vector<std::string> parse_recipe(const std::string& text);
 
 /// Runs the steps in order on a copy of `model`.
 Recipe apply_recipe(const std::vector<std::string>& steps, const pare::Model& model, const RecipeOptions& options);
+
+/// Runs a pass on the recipe's model, calibrated as the options say; its rows go into the recipe's report.
+void apply_pass(Recipe& recipe, const RecipeOptions& options, const pare::AnyPass& pass);
 
 /// The criteria that `prune` knows by name.
 std::vector<std::string> pruning_criteria();

@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <map>
 
+#include "pare/analysis/float_switches.hpp"
 #include "pare/core/error.hpp"
 #include "pare/plan/mixed_precision.hpp"
-#include "pare/quantize/compare.hpp"
 #include "pipeline/bench.hpp"
 #include "pipeline/recovery.hpp"
 
@@ -19,6 +18,7 @@ namespace {
 
 using namespace literals;
 
+constexpr std::array kHalves{0.125, 0.25, 0.5};                     // of the layers, in bf16
 constexpr std::array kShares{0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9};  // of the multiply-accumulates, pruned
 
 // Whether every output says how likely each of several classes is. Fisher information and divergences see nothing else.
@@ -50,22 +50,17 @@ class Climb {
   }
 
  private:
-  // int8 loses too much: noisy layers stay float, as few as it takes; or all learn to bear it.
+  // int8 loses too much: the layers that cost most are not rounded, as few as it takes; or all learn to bear it.
   Built* rescue() {
-    const auto sample = options_.calibration.first(1);
-    std::vector<std::string> layers;
-    for (const auto& layer : int8_->candidate.plan.layers) layers.push_back(layer.name);
-    std::map<std::string, double> sqnr;
-    for (const auto& difference : compare(whole_->model, int8_->model, sample))
-      sqnr[difference.layer] = difference.sqnr_db;
-    std::ranges::stable_sort(layers, {}, [&](const std::string& name) {
-      const auto found = sqnr.find(name);
-      return found == sqnr.end() ? 0.0 : found->second;
-    });
-    for (const double share : {0.25, 0.5}) {
-      const auto count = static_cast<std::size_t>(std::ceil(share * static_cast<double>(layers.size())));
-      std::vector<std::string> kept(layers.begin(), layers.begin() + static_cast<std::ptrdiff_t>(count));
-      auto& built = bench_.measure(ladder_.int8_but(fmt::format("int8, {} layers float", count), std::move(kept)));
+    const auto order = costliest();
+    std::size_t before = 0;
+    for (const double share : kHalves) {
+      const auto count = static_cast<std::size_t>(std::ceil(share * static_cast<double>(order.size())));
+      if (count == before) continue;
+      before = count;
+      auto plan = int8_->candidate.plan;
+      for (std::size_t i = 0; i < count; ++i) plan.layers[order[i]].weights = 16_bits;
+      auto& built = planned(plan);
       if (bench_.keeps_drop(built)) return &built;
     }
     if (auto* trained = quantized("int8, trained quantized", bench_.original()); trained && bench_.keeps_drop(*trained))
@@ -74,26 +69,63 @@ class Climb {
     return bench_.keeps_drop(half) ? &half : whole_;
   }
 
-  // The precisions that plans choose from.
-  MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front) {
+  // Integer layers of the plan, by what the answers gain where one alone is not rounded, most first.
+  std::vector<std::size_t> costliest() {
     const auto context = bench_.context(options_.calibration);
-    auto all4 = plan_of(int8_->model);
-    for (auto& layer : all4.layers)
-      if (layer.weights == 8_bits) layer.weights = 4_bits;
-    const auto int4 = ladder_.planned(all4).build(context);
+    const auto& measure = yardstick();
+    SensitivityOptions sweep;
+    sweep.batches = options_.calibration;
+    sweep.method = measure.method;
+    sweep.loss = measure.loss;
+    sweep.answers = measure.answers;
+    sweep.seed = options_.seed;
+    sweep.progress = context.progress;
+    const Sensitivity found(with_float_switches(int8_->model),
+                            {{"float32", ladder_.int8_but("float32", {"*"}).build(context).model}}, sweep);
+    evaluations_ += found.evaluations();
+    const auto& layers = int8_->candidate.plan.layers;
+    std::vector<std::size_t> order;
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      if (layers[i].weights <= 8_bits) order.push_back(i);
+    std::ranges::stable_sort(order, {}, [&](std::size_t i) { return found.layer(layers[i].name).damage.front(); });
+    return order;
+  }
+
+  /// How answers are compared with the captured model's.
+  struct Yardstick {
+    OutputLoss loss;
+    BatchOutputs answers;  // of the Fisher method
+    SensitivityMethod method = SensitivityMethod::Fisher;
+  };
+
+  const Yardstick& yardstick() {
+    if (yardstick_) return *yardstick_;
     BatchOutputs answers;
     {
       const at::NoGradGuard no_grad;
       for (const auto& batch : options_.calibration) answers.push_back(bench_.original().run(batch));
     }
+    if (all_classes(answers.front())) {
+      yardstick_ = Yardstick{divergence_from(answers), answers};
+    } else {
+      yardstick_ = Yardstick{noise_against(std::move(answers)), {}, SensitivityMethod::Exact};
+    }
+    return *yardstick_;
+  }
+
+  // The precisions that plans choose from.
+  MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front) {
+    const auto context = bench_.context(options_.calibration);
+    auto all4 = plan_of(int8_->model, options_.compile);
+    for (auto& layer : all4.layers)
+      if (layer.weights == 8_bits) layer.weights = 4_bits;
+    const auto int4 = ladder_.planned(all4).build(context);
+    const auto& measure = yardstick();
     MixedPrecisionOptions search;
     search.batches = options_.calibration;
-    if (all_classes(answers.front())) {
-      search.loss = divergence_from(std::move(answers));
-    } else {
-      search.loss = noise_against(std::move(answers));
-      search.method = SensitivityMethod::Exact;
-    }
+    search.loss = measure.loss;
+    search.answers = measure.answers;
+    search.method = measure.method;
     search.limits = limits;
     search.front = front;
     search.seed = options_.seed;
@@ -159,7 +191,7 @@ class Climb {
         auto& built = bench_.measure(ladder_.int8_of(name, student));
         if (bench_.short_of(built).empty()) return &built;
       }
-      auto* built = quantized(name + ", trained quantized", student.model, student.report);
+      auto* built = quantized(name + ", trained quantized", student.model, {}, student.report);
       return built && bench_.short_of(*built).empty() ? built : &start;
     }
     return &start;
@@ -175,12 +207,12 @@ class Climb {
     });
   }
 
-  // Nothing where there is nothing to train with.
-  Built* quantized(const std::string& name, const Model& student, const Report& before = {}) {
+  // The bits of a plan, else int8. Nothing where there is nothing to train with.
+  Built* quantized(const std::string& name, const Model& student, const Plan& plan = {}, const Report& before = {}) {
     if (!options_.training.data || options_.training.quantized_epochs == 0) return nullptr;
     if (auto* known = bench_.find(name)) return known;
-    return &bench_.measure(ladder_.finished(name, [&, student, before](const ContextOptions& context) {
-      auto trained = trained_quantized(student, {options_.training, bench_.original(), context});
+    return &bench_.measure(ladder_.finished(name, [&, student, plan, before](const ContextOptions& context) {
+      auto trained = trained_quantized(student, plan, {options_.training, bench_.original(), context});
       Report report = before;
       report.append(trained.report);
       return Applied{std::move(trained.model), std::move(report)};
@@ -232,8 +264,8 @@ class Climb {
       best.compiled.reset();
     }
     if (!best.compiled) best.compiled = compile(best.model, best.recipe.compile);
-    AutoResult result{best.model,          *best.compiled, bench_.report(best), {},
-                      best.candidate.plan, sensitivity_,   evaluations_,        bench_.original()};
+    AutoResult result{best.model,   *best.compiled,    bench_.report(best), {}, best.candidate.plan, sensitivity_,
+                      evaluations_, bench_.original(), best.recipe.compile};
     for (auto& built : bench_.built()) result.candidates.push_back(std::move(built.candidate));
     return result;
   }
@@ -242,6 +274,7 @@ class Climb {
   Bench bench_;
   Ladder ladder_;
   Built *whole_ = nullptr, *int8_ = nullptr;
+  std::optional<Yardstick> yardstick_;
   std::optional<Sensitivity> sensitivity_;
   double evaluations_ = 0;
   bool planned_ = false;

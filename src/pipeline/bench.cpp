@@ -7,7 +7,6 @@
 
 #include "core/fingerprint.hpp"
 #include "core/seconds_since.hpp"
-#include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pipeline/measuring.hpp"
 #include "pipeline/recovery.hpp"
@@ -151,8 +150,8 @@ Built& Bench::measure(LadderRecipe recipe) {
   auto compiled = compile(applied.model, recipe.compile);
   Candidate candidate;
   candidate.name = recipe.name;
-  candidate.stored = WeightStorage(applied.model).bytes();
-  candidate.plan = plan_of(applied.model);
+  candidate.plan = plan_of(applied.model, recipe.compile);
+  candidate.stored = stored_bytes(applied.model, candidate.plan);
   candidate.measured.weight_bytes = compiled.weight_bytes();
   judge(recipe, compiled, candidate);
   {
@@ -188,25 +187,34 @@ bool Bench::keeps_drop(const Built& built) const {
   return (!limit || built.candidate.drop.drop <= limit->fraction) && heads_within_budget(built.candidate.heads);
 }
 
-bool Bench::too_large(const Built& built) const {
+std::vector<Bench::Taken> Bench::taken(const Built& built) const {
   const auto& budget = options_.budget;
-  return (budget.stored && built.candidate.stored > budget.stored->count) ||
-         (budget.bytes && built.candidate.measured.weight_bytes > budget.bytes->count);
+  const auto& measured = built.candidate.measured;
+  std::vector<Taken> all;
+  const auto size = [&](std::uint64_t bytes, const std::optional<Bytes>& limit, std::string_view what) {
+    if (limit)
+      all.push_back({true, static_cast<double>(bytes) / static_cast<double>(limit->count),
+                     fmt::format("{} bytes {}, {} allowed", bytes, what, limit->count)});
+  };
+  size(built.candidate.stored, budget.stored, "stored");
+  size(measured.weight_bytes, budget.bytes, "of compiled weights");
+  if (const auto ms = measured.latency.median_ms; budget.latency_ms)
+    all.push_back(
+        {false, ms / *budget.latency_ms, fmt::format("{:.3f} ms a call, {:.3f} allowed", ms, *budget.latency_ms)});
+  return all;
+}
+
+bool Bench::too_large(const Built& built) const {
+  return std::ranges::any_of(taken(built), [](const Taken& one) { return one.of_size && one.share > 1; });
 }
 
 bool Bench::too_slow(const Built& built) const {
-  return options_.budget.latency_ms && built.candidate.measured.latency.median_ms > *options_.budget.latency_ms;
+  return std::ranges::any_of(taken(built), [](const Taken& one) { return !one.of_size && one.share > 1; });
 }
 
 double Bench::excess(const Built& built) const {
-  const auto& budget = options_.budget;
-  const auto& measured = built.candidate.measured;
   double most = 0;
-  if (budget.stored)
-    most = std::max(most, static_cast<double>(built.candidate.stored) / static_cast<double>(budget.stored->count));
-  if (budget.bytes)
-    most = std::max(most, static_cast<double>(measured.weight_bytes) / static_cast<double>(budget.bytes->count));
-  if (budget.latency_ms) most = std::max(most, measured.latency.median_ms / *budget.latency_ms);
+  for (const auto& one : taken(built)) most = std::max(most, one.share);
   return most;
 }
 
@@ -218,14 +226,8 @@ std::string Bench::short_of(const Built& built) const {
     add_reason(text,
                fmt::format("the metric falls by {}, {:.4f} allowed", candidate.drop.text(), budget.max_drop->fraction));
   if (!heads_within_budget(candidate.heads)) add_reason(text, heads_shortfall(candidate.heads));
-  if (budget.stored && candidate.stored > budget.stored->count)
-    add_reason(text, fmt::format("{} bytes stored, {} allowed", candidate.stored, budget.stored->count));
-  if (budget.bytes && candidate.measured.weight_bytes > budget.bytes->count)
-    add_reason(text, fmt::format("{} bytes of compiled weights, {} allowed", candidate.measured.weight_bytes,
-                                 budget.bytes->count));
-  if (too_slow(built))
-    add_reason(text, fmt::format("{:.3f} ms a call, {:.3f} allowed", candidate.measured.latency.median_ms,
-                                 *budget.latency_ms));
+  for (const auto& one : taken(built))
+    if (one.share > 1) add_reason(text, one.text);
   return text;
 }
 

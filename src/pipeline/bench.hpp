@@ -47,6 +47,13 @@ class Bench {
   [[nodiscard]] PipelineReport report(Built& chosen);
 
  private:
+  /// What a candidate takes of one limit.
+  struct Taken {
+    bool of_size;  ///< or of time
+    double share;  ///< of what is allowed
+    std::string text;
+  };
+  [[nodiscard]] std::vector<Taken> taken(const Built& built) const;
   [[nodiscard]] bool judged() const { return options_.scores || !options_.folds.empty(); }
   [[nodiscard]] at::Tensor original_scores() const;
   [[nodiscard]] at::Tensor scores_of(const LadderRecipe& recipe, const CompiledModel& compiled) const;

@@ -31,12 +31,17 @@ LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers)
 }
 
 LadderRecipe Ladder::planned(const Plan& plan) const {
-  return {fmt::format("int4/int8 at {:.2f} bits", plan.average_bits()),
-          [model = model_, plan](const ContextOptions& context) {
-            return apply(Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}, model,
-                         context);
-          },
-          compile_};
+  const auto halves = plan.bf16_layers();
+  LadderRecipe recipe{halves.empty() ? fmt::format("int4/int8 at {:.2f} bits", plan.average_bits())
+                                     : fmt::format("int8, {} of {} layers bf16", halves.size(), plan.layers.size()),
+                      [model = model_, plan](const ContextOptions& context) {
+                        return apply(
+                            Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}, model,
+                            context);
+                      },
+                      compile_};
+  for (const auto& name : halves) recipe.compile.node_precision[name] = c10::ScalarType::BFloat16;
+  return recipe;
 }
 
 LadderRecipe Ladder::pruned(double macs) const {
@@ -69,13 +74,25 @@ LadderRecipe Ladder::finished(std::string name, std::function<Applied(const Cont
   return {std::move(name), std::move(build), compile_, false};
 }
 
-Plan plan_of(const Model& model) {
+Plan plan_of(const Model& model, const CompileOptions& compile) {
   const WeightStorage stored(model);
   Plan plan;
   const LayerExchange exchange(model);
-  for (const auto& layer : exchange.layers())
-    plan.layers.push_back({layer.name, {stored.bits(layer.weight)}, layer.entries, 0.0, {}});
+  for (const auto& layer : exchange.layers()) {
+    const auto exception = compile.node_precision.find(layer.name);
+    const auto dtype = exception == compile.node_precision.end() ? compile.dtype : exception->second;
+    auto bits = stored.bits(layer.weight);
+    if (bits == 32 && dtype == c10::ScalarType::BFloat16) bits = 16;
+    plan.layers.push_back({layer.name, {bits}, layer.entries, 0.0, {}});
+  }
   return plan;
+}
+
+std::uint64_t stored_bytes(const Model& model, const Plan& plan) {
+  auto bytes = WeightStorage(model).bytes();
+  for (const auto& layer : plan.layers)
+    if (layer.weights.count == 16) bytes -= 2 * static_cast<std::uint64_t>(layer.entries);
+  return bytes;
 }
 
 PARE_NAMESPACE_END

@@ -28,7 +28,7 @@ class Ladder {
   [[nodiscard]] LadderRecipe int8() const;
   /// These layers stay float.
   [[nodiscard]] LadderRecipe int8_but(std::string name, std::vector<std::string> layers) const;
-  /// The bits of a plan.
+  /// The bits of a plan: 2 to 8, 16 in bf16, 32 float.
   [[nodiscard]] LadderRecipe planned(const Plan& plan) const;
   /// A share of the multiply-accumulates goes first.
   [[nodiscard]] LadderRecipe pruned(double macs) const;
@@ -45,7 +45,10 @@ class Ladder {
   CompileOptions compile_;
 };
 
-/// What the layers of a model have become: bits as they are stored.
-Plan plan_of(const Model& model);
+/// What the layers of a model have become, compiled like this: bits as they are stored.
+Plan plan_of(const Model& model, const CompileOptions& compile);
+
+/// Bytes of a model's weights (`WeightStorage`), where those of the plan's bf16 layers have two each.
+std::uint64_t stored_bytes(const Model& model, const Plan& plan);
 
 PARE_NAMESPACE_END

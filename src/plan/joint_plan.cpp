@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "joint_latency.hpp"
 #include "joint_size.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
@@ -24,8 +25,10 @@ class JointSearch {
     if (quantized_.empty() || pruned_.empty())
       fail("pare.plan.105", "", "{} quantized and {} pruned models to choose from", quantized_.size(), pruned_.size());
     if (!options_.realize) fail("pare.plan.106", "", "plans are proved by making them: give `realize`");
-    for (const auto& limit : {options_.limits.macs, options_.limits.damage})
+    for (const auto& limit : {options_.limits.macs, options_.limits.latency_ms, options_.limits.damage})
       if (limit && !(*limit >= 0)) fail("pare.plan.103", "", "a limit of {}", *limit);
+    if (options_.limits.latency_ms && options_.inputs.empty())
+      fail("pare.plan.106", "", "a limit on the latency, and no `inputs` to run plans on");
     std::ranges::sort(quantized_, std::greater<>{}, &Precision::weights);
     std::ranges::sort(pruned_, {}, &PrunedModel::ratio);
     model_.eval();
@@ -39,10 +42,9 @@ class JointSearch {
     add_layers();
     add_groups(replay, base);
     size_.emplace(model_, quantized_.front().model, classes_);
+    if (!options_.inputs.empty()) latency_.emplace(*size_, options_.inputs, options_.compile, options_.seconds);
     evaluate_baselines();
-    const auto found = solve();
-    if (found) (void)evaluate("joint", plan_of(*found));
-    choose(!found.has_value());
+    choose(!search());
     return std::move(result_);
   }
 
@@ -171,9 +173,25 @@ class JointSearch {
       }
   }
 
-  void evaluate(std::string name, Plan plan) {
+  // Solves and realizes until a plan that was run keeps the latency. @return whether the limits can be kept at all
+  bool search() {
+    constexpr int kRounds = 6;
+    const auto& limit = options_.limits.latency_ms;
+    for (int round = 0; round < kRounds; ++round) {
+      const auto found = solve();
+      if (!found) return round > 0;
+      const auto ms = evaluate(round == 0 ? "joint" : fmt::format("joint {}", round + 1), plan_of(*found));
+      if (!limit || ms <= *limit) return true;
+      tighter_ *= std::min(0.98, *limit / ms);
+    }
+    return true;
+  }
+
+  // @return ms of a call, where latencies are measured
+  double evaluate(std::string name, Plan plan) {
     const auto same = [&](const PlanPoint& point) { return selected_of(point.plan) == selected_of(plan); };
-    if (std::ranges::any_of(result_.points, same)) return;
+    if (const auto known = std::ranges::find_if(result_.points, same); known != result_.points.end())
+      return known->latency_ms;
     if (options_.cancelled && options_.cancelled()) fail("pare.analysis.108", "", "cancelled before {}", name);
     const auto model = options_.realize(plan);
     BatchOutputs outputs;
@@ -182,14 +200,17 @@ class JointSearch {
     if (result_.points.empty()) base_ = measured;
     const auto selected = selected_of(plan);
     const auto predicted = base_ + plan.damage();
-    result_.points.push_back({std::move(name), std::move(plan), predicted, measured, size_->bytes(selected), 0});
+    const auto ms = latency_ ? latency_->measure(selected, model) : 0.0;
+    result_.points.push_back({std::move(name), std::move(plan), predicted, measured, size_->bytes(selected), ms});
     result_.points.back().macs = size_->macs(selected);
+    return ms;
   }
 
   [[nodiscard]] bool fits(const Selected& selected) const {
     const auto& limits = options_.limits;
     return (!limits.bytes || size_->bytes(selected) <= *limits.bytes) &&
-           (!limits.macs || size_->macs(selected) <= *limits.macs * (1 + 1e-12));
+           (!limits.macs || size_->macs(selected) <= *limits.macs * (1 + 1e-12)) &&
+           (!limits.latency_ms || latency_->predict(selected) <= *limits.latency_ms * tighter_);
   }
 
   [[nodiscard]] double damage(const Selected& selected) const {
@@ -233,7 +254,9 @@ class JointSearch {
       possible = add(static_cast<double>(*limits.bytes),
                      [&](const Selected& s) { return static_cast<double>(size_->bytes(s)); });
     if (limits.macs && possible) possible = add(*limits.macs, [&](const Selected& s) { return size_->macs(s); });
-    if (limits.damage && !limits.bytes && !limits.macs) {  // the smallest within the damage
+    if (limits.latency_ms && possible)
+      possible = add(*limits.latency_ms * tighter_, [&](const Selected& s) { return latency_->predict(s); });
+    if (smallest()) {  // the smallest within the damage
       for (std::size_t k = 0; k < classes_.size(); ++k)
         for (std::size_t c = 0; c < classes_[k].choices.size(); ++c) {
           auto other = at;
@@ -251,14 +274,13 @@ class JointSearch {
   [[nodiscard]] std::optional<Selected> solve() const {
     constexpr int kRounds = 24;
     std::optional<Selected> best;
-    const bool smallest = options_.limits.damage && !options_.limits.bytes && !options_.limits.macs;
     const auto better = [&](const Selected& a, const Selected& b) {
-      return smallest ? size_->bytes(a) < size_->bytes(b) : damage(a) < damage(b);
+      return smallest() ? size_->bytes(a) < size_->bytes(b) : damage(a) < damage(b);
     };
     auto at = uniform(0, {0});
     double tighter = 1;
     for (int round = 0; round < kRounds; ++round) {
-      if (fits(at) && (!smallest || damage(at) <= *options_.limits.damage) && (!best || better(at, *best))) best = at;
+      if (fits(at) && (!smallest() || damage(at) <= *options_.limits.damage) && (!best || better(at, *best))) best = at;
       auto next = around(at, tighter);
       if (!next || *next == at) {
         if (best) break;
@@ -272,29 +294,41 @@ class JointSearch {
     return best;
   }
 
+  // Whether the fewest bytes are sought instead of the least damage.
+  [[nodiscard]] bool smallest() const {
+    const auto& limits = options_.limits;
+    return limits.damage && !limits.bytes && !limits.macs && !limits.latency_ms;
+  }
+
   void choose(bool none) {
+    const auto& limits = options_.limits;
     const auto keeps = [&](const PlanPoint& point) {
-      return fits(selected_of(point.plan)) &&
-             (!options_.limits.damage || point.loss - base_ <= *options_.limits.damage);
+      return (!limits.bytes || point.bytes <= *limits.bytes) &&
+             (!limits.macs || point.macs <= *limits.macs * (1 + 1e-12)) &&
+             (!limits.latency_ms || point.latency_ms <= *limits.latency_ms) &&
+             (!limits.damage || point.loss - base_ <= *limits.damage);
     };
-    const bool smallest = options_.limits.damage && !options_.limits.bytes && !options_.limits.macs;
     std::optional<std::size_t> best;
     const auto& points = result_.points;
     for (std::size_t i = 0; i < points.size(); ++i)
       if (keeps(points[i]) &&
-          (!best || (smallest ? points[i].bytes < points[*best].bytes : points[i].loss < points[*best].loss)))
+          (!best || (smallest() ? points[i].bytes < points[*best].bytes : points[i].loss < points[*best].loss)))
         best = i;
     if (!best) {
-      best = static_cast<std::size_t>(std::ranges::min_element(points, {}, &PlanPoint::bytes) - points.begin());
+      const auto nearest = limits.latency_ms && !limits.bytes && !limits.macs
+                               ? std::ranges::min_element(points, {}, &PlanPoint::latency_ms)
+                               : std::ranges::min_element(points, {}, &PlanPoint::bytes);
+      best = static_cast<std::size_t>(nearest - points.begin());
       const auto last = uniform(quantized_.size() - 1, pruned_.back().ratio);
       result_.shortfall = none ? fmt::format(
                                      "no choice of bits and ratios keeps the limits; the most that they take off "
-                                     "leaves {} bytes and {:.0f} multiply-accumulates",
-                                     size_->bytes(last), size_->macs(last))
+                                     "leaves {} bytes, {:.0f} multiply-accumulates{}",
+                                     size_->bytes(last), size_->macs(last),
+                                     latency_ ? fmt::format(" and {:.4g} ms", latency_->predict(last)) : "")
                                : fmt::format(
-                                     "no plan that was made keeps the limits; the smallest has {} bytes and a "
-                                     "damage of {:.4g}",
-                                     points[*best].bytes, points[*best].loss - base_);
+                                     "no plan that was made keeps the limits; the nearest has {} bytes, takes "
+                                     "{:.4g} ms and has a damage of {:.4g}",
+                                     nearest->bytes, nearest->latency_ms, nearest->loss - base_);
     }
     result_.chosen_point = *best;
     result_.plan = points[*best].plan;
@@ -309,6 +343,8 @@ class JointSearch {
   std::vector<JointClass> classes_;  // layers, then groups
   std::size_t layers_ = 0;
   std::optional<JointSize> size_;
+  std::optional<JointLatency> latency_;
+  double tighter_ = 1;  // share of the limit on the latency that layers may take
   JointPlanResult result_;
 };
 

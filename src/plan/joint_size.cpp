@@ -63,12 +63,22 @@ double JointSize::macs(const Selected& selected) const {
   const auto removed = removed_by(selected);
   auto total = fixed_macs_;
   for (const auto& entry : entries_)
-    if (const auto found = macs_.find(entry.path); found != macs_.end()) {
-      double whole = 1;
-      for (const auto size : entry.sizes) whole *= static_cast<double>(size);
-      total += found->second * static_cast<double>(entries_left(entry.path, entry.sizes, removed)) / whole;
-    }
+    if (const auto found = macs_.find(entry.path); found != macs_.end())
+      total += found->second * share_left(entry, removed);
   return total;
+}
+
+double JointSize::share_left(const Entry& entry, const Removed& removed) {
+  double whole = 1;
+  for (const auto size : entry.sizes) whole *= static_cast<double>(size);
+  return whole > 0 ? static_cast<double>(entries_left(entry.path, entry.sizes, removed)) / whole : 1.0;
+}
+
+std::map<std::string, double> JointSize::left(const Selected& selected) const {
+  const auto removed = removed_by(selected);
+  std::map<std::string, double> result;
+  for (const auto& entry : entries_) result[entry.path] = share_left(entry, removed);
+  return result;
 }
 
 JointSize::Removed JointSize::removed_by(const Selected& selected) const {

@@ -45,6 +45,8 @@ class JointSize {
   [[nodiscard]] std::uint64_t bytes(const Selected& selected) const;
   /// Of one sample.
   [[nodiscard]] double macs(const Selected& selected) const;
+  /// The share of each weight's entries that is left, by path.
+  [[nodiscard]] std::map<std::string, double> left(const Selected& selected) const;
 
  private:
   struct Entry {
@@ -55,6 +57,7 @@ class JointSize {
   };
   using Removed = std::map<WeightAxis, std::int64_t>;
   [[nodiscard]] Removed removed_by(const Selected& selected) const;
+  [[nodiscard]] static double share_left(const Entry& entry, const Removed& removed);
   [[nodiscard]] int bits_of(const Entry& entry, const Selected& selected) const;
 
   const std::vector<JointClass>& classes_;

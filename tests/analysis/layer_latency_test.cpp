@@ -6,6 +6,7 @@
 #include <regex>
 
 #include "pare/analysis/cost.hpp"
+#include "pare/analysis/latency_table.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/pass/apply.hpp"

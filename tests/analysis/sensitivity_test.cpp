@@ -3,6 +3,8 @@
 #include <torch/torch.h>
 
 #include "pare/analysis/activation_stats.hpp"
+#include "pare/analysis/output_loss.hpp"
+#include "pare/analysis/prefix_replay.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/pass/apply.hpp"
@@ -60,6 +62,56 @@ TEST_CASE("a replay from the middle gives what a whole run gives", "[sensitivity
     REQUIRE(outputs.size() == 3);
     for (std::size_t b = 0; b < outputs.size(); ++b)
       REQUIRE(torch::equal(outputs[b].at(0), fixture.int8(fixture.images[b])));
+  }
+}
+
+TEST_CASE("a replay with values replaced is a run of the model that has them", "[sensitivity]") {
+  const Fixture fixture;
+  const torch::NoGradGuard no_grad;
+  pare::PrefixReplay replay(fixture.int8, fixture.images);
+  CHECK(replay.samples() == std::vector<std::int64_t>{8, 8, 8});
+  // A weight that a fake-quantize reads: what follows from it alone is computed anew.
+  const auto& graph = fixture.int8.graph();
+  const auto path = std::string("fc.weight");
+  const auto value = static_cast<std::size_t>(graph.weight(path));
+  const pare::Replacements replaced{{value, 0.5 * fixture.int8.weight(path)}};
+  auto other = fixture.int8;
+  other.set_weight(path, 0.5 * fixture.int8.weight(path));
+  const auto first = replay.first_reader(replaced);
+  REQUIRE(first != pare::kNoNode);
+  CHECK(graph.node(first).name == "fc");
+  replay.advance(first);
+  const auto outputs = replay.outputs(replaced), whole = replay.outputs();
+  for (std::size_t b = 0; b < outputs.size(); ++b) {
+    CHECK(torch::equal(outputs[b].at(0), other(fixture.images[b])));
+    CHECK(torch::equal(whole[b].at(0), fixture.int8(fixture.images[b])));
+  }
+  // Forward only: what was run stays run.
+  replay.advance(graph.nodes().front());
+  CHECK(torch::equal(replay.outputs()[0].at(0), fixture.int8(fixture.images[0])));
+  CHECK(replay.first_reader({}) == pare::kNoNode);
+  CHECK_THROWS_AS(pare::PrefixReplay(fixture.int8, pare::Batches(torch::randn({2, 4, 10, 10}))).outputs(), pare::Error);
+}
+
+TEST_CASE("losses of outputs are those that they are named after", "[sensitivity]") {
+  const auto x = torch::tensor({{0.0, 0.0}, {std::log(3.0), 0.0}}), y = torch::zeros({2, 2}, torch::kDouble);
+  // KL((3/4, 1/4) || (1/2, 1/2)), and nothing for the first sample.
+  const auto one = 0.75 * std::log(1.5) + 0.25 * std::log(0.5);
+  CHECK(pare::divergence_from({{x}})({{y}}) == Approx(one / 2));
+  CHECK(pare::divergence_from({{x}})({{x}}) == 0);
+  // Batches are taken together, by samples.
+  CHECK(pare::divergence_from({{x}, {x.slice(0, 0, 1)}})({{y}, {y.slice(0, 0, 1)}}) == Approx(one / 3));
+  // With four axes classes lie along the second one, and a sample's loss is the mean over its positions.
+  const auto plane = x.unsqueeze(-1).unsqueeze(-1).expand({2, 2, 3, 5});
+  CHECK(pare::divergence_from({{plane}})({{torch::zeros_like(plane)}}) == Approx(one / 2));
+  CHECK(pare::noise_against({{torch::full({2, 3}, 2.0)}})({{torch::full({2, 3}, 2.2)}}) == Approx(0.01));
+  // Only what floats is compared; undefined outputs are passed over.
+  const auto classes = torch::zeros({2}, torch::kLong);
+  CHECK(pare::noise_against({{classes, torch::Tensor(), x}})({{classes + 1, torch::Tensor(), x}}) == 0);
+  for (const auto& loss : {pare::divergence_from({{x}}), pare::noise_against({{x}})}) {
+    CHECK(raises("pare.analysis.105", [&] { (void)loss({}); }));
+    CHECK(raises("pare.analysis.105", [&] { (void)loss({{torch::zeros({2, 3})}}); }));
+    CHECK(raises("pare.analysis.105", [&] { (void)loss({{torch::Tensor()}}); }));
   }
 }
 

@@ -142,6 +142,33 @@ TEST_CASE("a joint plan keeps multiply-accumulates, or a damage", "[joint]") {
   CHECK(smaller.chosen().bytes <= smaller.points[0].bytes);
 }
 
+TEST_CASE("a joint plan keeps a latency that was measured, or says which is the least", "[joint]") {
+  const JointFixture fixture;
+  auto options = fixture.options();
+  options.inputs = {fixture.images[0]};
+  options.seconds = 0.02;
+  // Whatever the clock says, this is kept.
+  options.limits.latency_ms = 1e6;
+  const auto free = pare::joint_plan(fixture.model, fixture.quantized, fixture.pruned, options);
+  CHECK(free.shortfall.empty());
+  for (const auto& point : free.points) {
+    CHECK(point.latency_ms > 0);
+    CHECK(free.chosen().loss <= point.loss);
+  }
+  // And this is not, with or without other limits.
+  options.limits.latency_ms = 1e-6;
+  const auto impossible = pare::joint_plan(fixture.model, fixture.quantized, fixture.pruned, options);
+  CHECK(impossible.shortfall.find(" ms") != std::string::npos);
+  CHECK(std::ranges::min(impossible.points, {}, &pare::PlanPoint::latency_ms).name == impossible.chosen().name);
+  options.inputs.clear();
+  CHECK(raises("pare.plan.106",
+               [&] { (void)pare::joint_plan(fixture.model, fixture.quantized, fixture.pruned, options); }));
+  options.inputs = {fixture.images[0]};
+  options.limits.latency_ms = std::nan("");
+  CHECK(raises("pare.plan.103",
+               [&] { (void)pare::joint_plan(fixture.model, fixture.quantized, fixture.pruned, options); }));
+}
+
 TEST_CASE("joint plans on bad input: refused, or short of the limit and saying so", "[joint]") {
   const JointFixture fixture;
   auto options = fixture.options();

@@ -55,7 +55,7 @@ struct Candidate {
   Measurement measured = {};
   DropEstimate drop = {};              ///< against the captured model
   std::vector<HeadReport> heads = {};  ///< the same for each head
-  std::uint64_t stored = 0;            ///< bytes of the weights at their own widths
+  std::uint64_t stored = 0;            ///< bytes of the weights at their own widths, bf16 layers two each
   Plan plan = {};                      ///< bits of each weighted layer
   bool kept = false;                   ///< the one that was chosen
   std::string reason = {};             ///< why it was chosen or not
@@ -70,8 +70,9 @@ struct AutoResult {
   std::vector<Candidate> candidates;            ///< all that were measured, float first
   Plan plan;                                    ///< of the chosen one
   std::optional<Sensitivity> sensitivity = {};  ///< where a plan was made
-  double evaluations = 0;  ///< what sensitivity and planning took, in runs over the calibration data
-  Model original = {};     ///< the captured model
+  double evaluations = 0;       ///< what sensitivity and planning took, in runs over the calibration data
+  Model original = {};          ///< the captured model
+  CompileOptions compile = {};  ///< how `compiled` was made of `model`: bf16 layers are exceptions there
 };
 
 /// Finds what the budget asks for by itself: climbs a ladder only as far as it has to, and proves each step by
@@ -81,8 +82,8 @@ struct AutoResult {
 ///                                         .budget = {.max_drop = 0.5_pct}});
 ///
 /// 1. int8: batch norms folded, transformers smoothed, ranges and rounding from calibration (`Quantizer`).
-/// 2. Where that loses too much: the layers with most noise at their outputs stay float, a quarter, then half of them;
-///    then bf16; float32 is left in the end.
+/// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16,
+///    an eighth, a quarter, then half of them; then all; float32 is left in the end.
 /// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`).
 /// 4. Where that is not small enough, or int8 not fast enough (`latency_ms`): channels are pruned, then int8.
 /// 5. Where that loses too much and there is `training` data: of the networks that are small and fast enough, the one

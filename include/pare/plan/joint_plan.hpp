@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pare/execute/compile_options.hpp"
 #include "pare/plan/mixed_precision.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -19,10 +20,13 @@ struct PrunedModel {
 struct JointPlanOptions {
   Batches batches = {};
   OutputLoss loss = {};    ///< empty: `divergence_from` the float model's answers
-  PlanLimits limits = {};  ///< `bytes`, `macs`, `damage`
+  PlanLimits limits = {};  ///< `bytes`, `macs`, `latency_ms`, `damage`
   /// The model as a plan makes it, for good: pruned (`Pruner::group_ratios`), then quantized. What is evaluated.
   std::function<Model(const Plan& plan)> realize = {};
   SensitivityMethod method = SensitivityMethod::Fisher;  ///< of bits; pruning is always evaluated exactly
+  Batch inputs = {};            ///< of a call that is timed; empty: latencies are neither measured nor limited
+  CompileOptions compile = {};  ///< of what is timed
+  double seconds = 0.4;         ///< about how long each plan is run to time it
   std::uint64_t seed = 0;
   Progress progress = {};
   std::function<bool()> cancelled = {};
@@ -44,15 +48,16 @@ struct JointPlanResult {
 /// first reader on, with the readers' weights as the pruned model has them, refitted, and zeros where units are gone.
 /// Bytes and multiply-accumulates of a plan are exact; they are products over layers and groups, so the knapsack is
 /// solved for what each choice changes at the plan at hand, until it stays. The plan is then realized and evaluated
-/// beside all uniform ones: all layers of one precision, unpruned and at each ratio.
+/// beside all uniform ones: all layers of one precision, unpruned and at each ratio. Latencies are those of the
+/// realized models, compiled and run; what a layer takes at widths between those of the uniform plans is interpolated,
+/// and where a plan turns out slower than the limit, the next one gets less.
 ///
 /// @param model     float, batch norms folded
 /// @param quantized models of 2 to 8 bits from it
 /// @param pruned    models pruned from it
-/// @throws Error `pare.plan.105` without a quantized or pruned model, `.106` without `realize`, `.107` a pruned model
-/// that
-///         does not come from `model` (with the weight), `.103` limits that are no numbers, `pare.analysis.108`
-///         cancelled
+/// @throws Error `pare.plan.105` without a quantized or pruned model, `.106` without `realize`, or with a limit on the
+///         latency and no `inputs`, `.107` a pruned model that does not come from `model` (with the weight), `.103`
+///         limits that are no numbers, `pare.analysis.108` cancelled
 [[nodiscard]] JointPlanResult joint_plan(const Model& model, std::vector<Precision> quantized,
                                          std::vector<PrunedModel> pruned, const JointPlanOptions& options);
 

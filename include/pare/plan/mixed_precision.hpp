@@ -44,7 +44,7 @@ struct PlanPoint {
   double predicted = 0;     ///< loss, by the additive model
   double loss = 0;          ///< measured with all layers together
   std::uint64_t bytes = 0;  ///< stored (`WeightStorage`)
-  double latency_ms = 0;    ///< predicted (`PlanLatency`); 0 without `MixedPrecisionOptions::latency`
+  double latency_ms = 0;    ///< predicted (`PlanLatency`), of a joint plan measured; 0 without anything to find it with
   double macs = 0;          ///< of one sample, of a joint plan (`joint_plan`)
 };
 
