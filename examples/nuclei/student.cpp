@@ -1,5 +1,6 @@
-// A narrow U-Net that finds cell nuclei, trained alone and with a wide one as its teacher: from the same starts, on the
-// same random pieces, for as many steps, in a loop that knows of its teacher by two lines.
+// A narrow U-Net that finds cell nuclei, trained alone and with a wide one as its teacher: from the same starts, for as
+// many steps, in a loop that knows of its teacher by two lines. Masks are drawn by hand, one nucleus after the other,
+// so few pictures have them; a teacher can say what it sees in all the others.
 //
 //   build/examples/nuclei_student ../shared/data/dsb2018_nuclei
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ namespace {
 
 struct Options {
   std::string data, weights;
-  std::int64_t teacher_width = 16, width = 4, samples = 200, crop = 64, tests = 60;
+  std::int64_t teacher_width = 16, width = 4, samples = 200, labelled = 20, crop = 64, tests = 60;
   int teacher_epochs = 10, epochs = 30, seeds = 3;
 };
 
@@ -59,6 +60,15 @@ models::UNet teacher_of(const Options& options, const nuclei::Samples& samples) 
   return net;
 }
 
+// All pictures, with the teacher's answers where nobody has drawn a mask.
+nuclei::Samples answered(const nuclei::Samples& all, std::int64_t labelled, models::UNet& teacher) {
+  const torch::NoGradGuard no_grad;
+  auto masks = all.masks.clone();
+  for (auto i = labelled; i < all.images.size(0); ++i)
+    masks.narrow(0, i, 1).copy_(teacher->forward(all.images.narrow(0, i, 1)).sigmoid());
+  return {all.images, masks};
+}
+
 double parameters_of(const models::UNet& net) {
   double total = 0;
   for (const auto& parameter : net->parameters()) total += static_cast<double>(parameter.numel());
@@ -74,23 +84,29 @@ void say(const std::string& what, const models::UNet& net, const std::vector<dou
 
 void run(const Options& options) {
   const auto all = nuclei::load(options.data, "train");
-  const auto few = nuclei::load(options.data, "train", options.samples);
+  const auto pictures = nuclei::load(options.data, "train", options.samples);
+  const auto labelled = std::min(options.labelled, pictures.images.size(0));
+  const nuclei::Samples drawn{pictures.images.narrow(0, 0, labelled), pictures.masks.narrow(0, 0, labelled)};
   const auto test = nuclei::load(options.data, "test", options.tests);
   auto teacher = teacher_of(options, all);
   fmt::print("{:<24} {:>9} {:>8}\n", "", "numbers", "Dice");
   say("teacher", teacher, {nuclei::dice(forward_of(teacher), test)});
+  const auto answers = answered(pictures, labelled, teacher);
   for (const bool taught : {false, true}) {
+    const auto& samples = taught ? answers : drawn;
     std::vector<double> dice;
     for (int seed = 0; seed < options.seeds; ++seed) {
       auto student = make(options.width, seed);
-      pare::Distillation distillation(student, teacher, {few.images.narrow(0, 0, 2)}, SoftMask{});
-      nuclei::Training training{.epochs = options.epochs, .crop = options.crop};
+      pare::Distillation distillation(student, teacher, {drawn.images.narrow(0, 0, 2)}, SoftMask{});
+      nuclei::Training training{.crop = options.crop};
+      const auto epoch_of = [&](const nuclei::Samples& set) { return set.images.size(0) / training.batch; };
+      training.epochs = static_cast<int>(options.epochs * epoch_of(pictures) / epoch_of(samples));
       if (taught)
         training.also = [&](const torch::Tensor& images, const torch::Tensor& logits) {
           return distillation(images, logits);
         };
       torch::manual_seed(100 + seed);  // the pieces
-      train(student, few, training);
+      train(student, samples, training);
       dice.push_back(nuclei::dice(forward_of(student), test));
     }
     say(taught ? "student, taught" : "student, masks alone", make(options.width, 0), dice);
@@ -106,11 +122,12 @@ int main(int argc, char** argv) {
   app.add_option("--weights", options.weights, "safetensors of the teacher: read if there, else written");
   app.add_option("--teacher-width", options.teacher_width, "Channels of the teacher's first level");
   app.add_option("--width", options.width, "Channels of the students' first level");
-  app.add_option("--samples", options.samples, "Pictures that the students are trained on; the teacher has all");
+  app.add_option("--samples", options.samples, "Pictures that a taught student sees; the teacher has all, with masks");
+  app.add_option("--labelled", options.labelled, "Those of them that come with a mask")->check(CLI::Range(8, 1000));
   app.add_option("--tests", options.tests, "Test pictures");
   app.add_option("--crop", options.crop, "Side of the pieces that the students are trained on");
   app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher, on pieces of 128 pixels");
-  app.add_option("--epochs", options.epochs, "Epochs of the students");
+  app.add_option("--epochs", options.epochs, "Epochs of the taught students; the others take as many steps");
   app.add_option("--seeds", options.seeds, "Students of each kind")->check(CLI::Range(1, 100));
   CLI11_PARSE(app, argc, argv);
   try {

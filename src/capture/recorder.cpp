@@ -229,22 +229,6 @@ Operand Recorder::operand_of(const c10::IValue& value) {
       values.push_back(tensor ? resolve(*tensor) : kNoValue);
     return values;
   }
-  if (value.isBool()) return value.toBool();
-  if (value.isInt()) return value.toInt();
-  if (value.isSymInt()) return value.toSymInt().guard_int(__FILE__, __LINE__);
-  if (value.isDouble()) return value.toDouble();
-  if (value.isString()) return value.toStringRef();
-  if (value.isIntList() || value.isSymIntList()) {
-    Operand::Ints integers;
-    for (const auto entry : value.toDimVector()) integers.emplace_back(entry);
-    return integers;
-  }
-  if (value.isDoubleList()) return value.toDoubleVector();
-  if (value.isBoolList()) {
-    Operand::Bools flags;
-    for (const bool flag : value.toBoolList()) flags.push_back(flag);
-    return flags;
-  }
   return value;
 }
 

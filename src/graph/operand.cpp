@@ -14,7 +14,28 @@ Operand::Operand(double number) : storage_(number) {}
 Operand::Operand(Doubles numbers) : storage_(std::move(numbers)) {}
 Operand::Operand(Bools flags) : storage_(std::move(flags)) {}
 Operand::Operand(std::string text) : storage_(std::move(text)) {}
-Operand::Operand(c10::IValue other) : storage_(std::move(other)) {}
+Operand::Operand(const c10::IValue& constant) {
+  if (constant.isNone()) return;
+  if (constant.isBool()) {
+    storage_ = constant.toBool() ? Flag::True : Flag::False;
+  } else if (constant.isInt() || constant.isSymInt()) {
+    storage_ = SymbolicInt(constant.toSymInt().guard_int(__FILE__, __LINE__));
+  } else if (constant.isDouble()) {
+    storage_ = constant.toDouble();
+  } else if (constant.isString()) {
+    storage_ = constant.toStringRef();
+  } else if (constant.isIntList() || constant.isSymIntList()) {
+    const auto integers = constant.toDimVector();
+    storage_ = Ints(integers.begin(), integers.end());
+  } else if (constant.isDoubleList()) {
+    storage_ = constant.toDoubleVector();
+  } else if (constant.isBoolList()) {
+    const auto flags = constant.toBoolList();
+    storage_ = Bools(flags.begin(), flags.end());
+  } else {
+    storage_ = constant;
+  }
+}
 Operand::Operand(const Operand& other) = default;
 Operand::Operand(Operand&& other) noexcept = default;
 Operand& Operand::operator=(const Operand& other) = default;

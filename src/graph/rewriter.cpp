@@ -9,30 +9,6 @@
 
 PARE_NAMESPACE_BEGIN
 
-namespace {
-
-Operand from_default(const c10::IValue& value) {
-  if (value.isNone()) return {};
-  if (value.isBool()) return value.toBool();
-  if (value.isInt()) return value.toInt();
-  if (value.isDouble()) return value.toDouble();
-  if (value.isString()) return value.toStringRef();
-  if (value.isIntList()) {
-    Operand::Ints integers;
-    for (const auto entry : value.toIntVector()) integers.emplace_back(entry);
-    return integers;
-  }
-  if (value.isDoubleList()) return value.toDoubleVector();
-  if (value.isBoolList()) {
-    Operand::Bools flags;
-    for (const bool flag : value.toBoolList()) flags.push_back(flag);
-    return flags;
-  }
-  return value;
-}
-
-}  // namespace
-
 std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::string_view where) {
   const auto& arguments = op.schema().arguments();
   if (operands.size() > arguments.size())
@@ -40,7 +16,7 @@ std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::
   for (std::size_t i = operands.size(); i < arguments.size(); ++i) {
     const auto& fallback = arguments[i].default_value();
     if (!fallback) fail("pare.graph.111", where, "{} needs its argument '{}'", op.name(), arguments[i].name());
-    operands.push_back(from_default(*fallback));
+    operands.push_back(*fallback);
   }
   return operands;
 }

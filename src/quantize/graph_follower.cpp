@@ -39,8 +39,8 @@ void each_operand(const Node& node, Visit&& visit) {
 
 }  // namespace
 
-GraphFollower::GraphFollower(const torch::nn::Module& module, TrainableQuantization training)
-    : module_(module), training_(std::move(training)) {
+GraphFollower::GraphFollower(const torch::nn::Module& module, Graph watched, TrainableQuantization training)
+    : module_(module), watched_(std::move(watched)), training_(std::move(training)) {
   plan();
 }
 
@@ -50,9 +50,15 @@ void GraphFollower::plan() {
   for (const auto& [path, weight] : training_.model().weights())
     if (const auto value = graph.weight(path); value != kNoValue && weight.tensor.defined())
       parameters_.emplace(index(value), weight.tensor.unsafeGetTensorImpl());
+  for (const auto id : watched_.nodes()) nodes_[watched_.node(id).op.name()].push_back(id);
+  std::vector<NodeId> inserted;
   for (const auto id : graph.nodes()) {
     const auto& node = graph.node(id);
-    nodes_[node.op.name()].push_back(id);
+    inserted.push_back(id);
+    if (watched_.contains(id)) {
+      if (inserted.size() > 1) written_out_.emplace(index(id), inserted);
+      inserted.clear();
+    }
     if (!placed.contains(id)) continue;
     const auto& twin = placed.node(id);
     for (std::size_t i = 0; i < std::min(node.operands.size(), twin.operands.size()); ++i) {
@@ -60,8 +66,8 @@ void GraphFollower::plan() {
       twin.operands[i].each_value([&](ValueId value) {
         const auto at = position++;
         const auto* producer = placed.producer(value);
-        const bool inserted = producer && !graph.contains(producer->id);
-        if (inserted && training_.is_rounded(value)) rounded_[index(id)].push_back({i, at, value});
+        const bool is_new = producer && !graph.contains(producer->id);
+        if (is_new && training_.is_rounded(value)) rounded_[index(id)].push_back({i, at, value});
       });
     }
   }
@@ -74,7 +80,6 @@ bool GraphFollower::is_bound(const at::Tensor& tensor, ValueId value) const {
 
 // How many operands are known to be the tensors at hand; -1: one is another.
 int GraphFollower::fit(const Node& node, const c10::IValue* arguments) const {
-  const auto& graph = training_.model().graph();
   int known = 0;
   bool fits = true, reads_input = false;
   each_operand(node, [&](std::size_t operand, std::size_t position, ValueId value) {
@@ -83,7 +88,7 @@ int GraphFollower::fit(const Node& node, const c10::IValue* arguments) const {
       fits = false;
       return;
     }
-    const auto& held = graph.value(value);
+    const auto& held = watched_.value(value);
     if (held.kind == ValueKind::Weight) {
       const auto parameter = parameters_.find(index(value));
       const bool same = parameter != parameters_.end() && parameter->second == tensor.unsafeGetTensorImpl();
@@ -109,7 +114,7 @@ NodeId GraphFollower::find(const std::string& name, const torch::jit::Stack& sta
   NodeId best = kNoNode;
   int score = -1;
   for (const auto id : candidates->second) {
-    const auto& node = training_.model().graph().node(id);
+    const auto& node = watched_.node(id);
     if (node.operands.size() != count) continue;
     const auto known = 2 * fit(node, arguments) + (visited_.contains(index(id)) ? 0 : 1);
     if (known < 0 || known <= score) continue;
@@ -182,6 +187,37 @@ void GraphFollower::call_node(const Node& node, const std::vector<Rounded>& roun
   stack.back() = target.copy_(stack.back().toTensor());
 }
 
+const std::vector<GraphFollower::Rounded>& GraphFollower::rounded_operands(NodeId node) const {
+  static const std::vector<Rounded> none;
+  const auto found = rounded_.find(index(node));
+  return found == rounded_.end() ? none : found->second;
+}
+
+// One call of the forward, in the steps that it was written out as.
+void GraphFollower::call_written_out(const Node& node, const std::vector<NodeId>& steps, torch::jit::Stack& stack) {
+  const auto first = stack.size() - node.operands.size();
+  std::unordered_map<std::size_t, at::Tensor> values;
+  each_operand(node, [&](std::size_t operand, std::size_t position, ValueId value) {
+    values[index(value)] = tensor_in(stack[first + operand], position);
+  });
+  for (const auto id : steps) {
+    const auto& step = training_.model().graph().node(id);
+    visited_.insert(index(id));
+    std::unordered_map<std::size_t, at::Tensor> rounded;
+    for (const auto& one : rounded_operands(id)) {
+      const auto read = index(step.input(one.operand));
+      rounded.emplace(read, rounded_value(one.value, values.at(read)));
+    }
+    auto results = Interpreter::call(step, {}, training_.is_training(), [&](ValueId value) {
+      const auto found = rounded.find(index(value));
+      return found != rounded.end() ? found->second : values.at(index(value));
+    });
+    values[index(step.output())] = std::move(results.front());
+  }
+  stack.resize(first);
+  stack.emplace_back(values.at(index(node.output())));
+}
+
 void GraphFollower::forward_call(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
   const auto& schema = op.schema();
   const auto count = schema.arguments().size();
@@ -192,16 +228,18 @@ void GraphFollower::forward_call(const c10::OperatorHandle& op, torch::jit::Stac
     return;
   }
   start(id);
-  const auto& node = training_.model().graph().node(id);
+  const auto& node = watched_.node(id);
   const auto first = stack.size() - count;
   each_operand(node, [&](std::size_t operand, std::size_t position, ValueId value) {
-    if (training_.model().graph().value(value).kind != ValueKind::Input) return;
+    if (watched_.value(value).kind != ValueKind::Input) return;
     const auto tensor = tensor_in(stack[first + operand], position);
     if (tensor.defined() && !is_bound(tensor, value)) bind(tensor, value, false);
   });
-  static const std::vector<Rounded> none;
-  const auto rounded = rounded_.find(index(id));
-  call_node(node, rounded == rounded_.end() ? none : rounded->second, op, stack, writes);
+  if (const auto steps = written_out_.find(index(id)); steps != written_out_.end()) {
+    call_written_out(node, steps->second, stack);
+  } else {
+    call_node(node, rounded_operands(id), op, stack, writes);
+  }
   std::size_t output = 0;
   for (auto i = first; i < stack.size(); ++i) {
     if (stack[i].isTensor()) {

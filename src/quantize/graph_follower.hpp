@@ -17,7 +17,8 @@ PARE_NAMESPACE_BEGIN
 class GraphFollower final : public SimulatedForward {
  public:
   /// @param module its training flag says whether a forward is a step
-  GraphFollower(const torch::nn::Module& module, TrainableQuantization training);
+  /// @param watched the graph as it was captured: the calls that the forward makes
+  GraphFollower(const torch::nn::Module& module, Graph watched, TrainableQuantization training);
 
   void forward_call(const c10::OperatorHandle& op, torch::jit::Stack& stack) override;
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> range_parameters() const override {
@@ -56,12 +57,16 @@ class GraphFollower final : public SimulatedForward {
   void start(NodeId node);
   void call_node(const Node& node, const std::vector<Rounded>& rounded, const c10::OperatorHandle& op,
                  torch::jit::Stack& stack, bool writes);
+  void call_written_out(const Node& node, const std::vector<NodeId>& steps, torch::jit::Stack& stack);
+  [[nodiscard]] const std::vector<Rounded>& rounded_operands(NodeId node) const;
   [[nodiscard]] at::Tensor rounded_value(ValueId value, const at::Tensor& tensor);
 
   const torch::nn::Module& module_;
+  Graph watched_;
   TrainableQuantization training_;
   std::unordered_map<std::string, std::vector<NodeId>> nodes_;          // by op, without the mark of writing in place
   std::unordered_map<std::size_t, std::vector<Rounded>> rounded_;       // by node
+  std::unordered_map<std::size_t, std::vector<NodeId>> written_out_;    // a call -> the nodes that compute it now
   std::unordered_map<std::size_t, const c10::TensorImpl*> parameters_;  // weight value -> the module's tensor
   std::unordered_map<const c10::TensorImpl*, Bound> bound_;             // of this forward
   std::unordered_map<std::size_t, Done> done_;                          // by fake-quantize, of this forward

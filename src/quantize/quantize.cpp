@@ -129,7 +129,7 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   const auto& target = settings.target ? *settings.target : onednn_target();
   model.eval();
   context.run(FoldBatchNorm{}, model);
-  if (!settings.weight_only && settings.write_out_attention) context.run(DecomposeAttention{}, model);
+  if (!settings.weight_only) context.run(DecomposeAttention{}, model);
   if (settings.smooth && !settings.weight_only) context.run(SmoothQuant{}, model);
 
   const auto sites =

@@ -12,10 +12,9 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// What a forward that is watched cannot have done to it: its weights and its attention are the module's own.
+// What a forward that is watched cannot have done to it: its weights are the module's own.
 QuantizationSettings in_place(QuantizationSettings settings) {
   settings.smooth = false;
-  settings.write_out_attention = false;
   return settings;
 }
 
@@ -51,8 +50,9 @@ Simulation::Simulation(torch::nn::Module& module, std::vector<at::Tensor> exampl
       options.calibration.empty() ? Batches{std::vector<Batch>{std::move(example)}} : options.calibration;
   try {
     auto model = captured();
+    const auto graph = model.graph();
     auto follower = std::make_shared<GraphFollower>(
-        module, TrainableQuantization(std::move(model), in_place(settings), calibration, options.training));
+        module, graph, TrainableQuantization(std::move(model), in_place(settings), calibration, options.training));
     try_forward(module, follower, forward);
     const auto missed = follower->missed();
     if (!missed.empty())

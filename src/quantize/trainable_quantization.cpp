@@ -57,7 +57,7 @@ TrainableQuantization::TrainableQuantization(Model model, const QuantizationSett
   validate_qat(options, settings);
   const at::NoGradGuard no_grad;
   float_.eval();
-  if (!settings.weight_only && settings.write_out_attention) apply_to(float_, DecomposeAttention{}, calibration);
+  if (!settings.weight_only) apply_to(float_, DecomposeAttention{}, calibration);
   if (!settings.weight_only && settings.smooth) apply_to(float_, SmoothQuant{}, calibration);
   auto folded = float_;
   apply_to(folded, FoldBatchNorm{}, calibration);

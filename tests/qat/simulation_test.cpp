@@ -6,6 +6,7 @@
 
 #include "examples/models/cifar_resnet.hpp"
 #include "examples/models/data_dependent.hpp"
+#include "pare/graph/op_family.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
 #include "tests/support/catch.hpp"
@@ -36,6 +37,20 @@ struct Inplace : nn::Module {
   nn::Conv2d stem{nullptr}, twice{nullptr};
   nn::BatchNorm2d norm{nullptr};
   nn::Linear fc{nullptr};
+};
+
+// Attention as one call, with padding masked.
+struct Attention : nn::Module {
+  Attention() {
+    qkv = register_module("qkv", nn::Linear(16, 48));
+    out = register_module("out", nn::Linear(16, 4));
+  }
+  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& mask) {
+    const auto heads = qkv(x).view({x.size(0), x.size(1), 6, 8}).transpose(1, 2).chunk(3, 1);
+    const auto seen = torch::scaled_dot_product_attention(heads[0], heads[1], heads[2], mask.unsqueeze(1).unsqueeze(1));
+    return out(seen.transpose(1, 2).reshape({x.size(0), x.size(1), 16}));
+  }
+  nn::Linear qkv{nullptr}, out{nullptr};
 };
 
 // A training loop as LibTorch's tutorials write it.
@@ -108,6 +123,48 @@ TEST_CASE("a simulated ResNet computes what its converted Model computes", "[qat
   const torch::NoGradGuard no_grad;
   auto scope = simulation.enter();
   CHECK(pare::sqnr_db(simulation.convert()(x), net->forward(x)) > 35.0);
+}
+
+TEST_CASE("attention that is one call of the module is rounded inside, as its converted Model does", "[qat]") {
+  torch::manual_seed(6);
+  Attention net;
+  const auto x = torch::randn({4, 7, 16});
+  const auto mask = torch::arange(7).lt(torch::tensor({7, 5, 3, 6}).unsqueeze(1));
+  const auto example = std::make_tuple(x, mask);
+  const pare::Quantizer quantizer{.weights = 8_bits, .activations = 4_bits};
+  pare::Simulation simulation{net, example, quantizer};
+  INFO(simulation.obstacle());
+  REQUIRE(simulation.follows_graph());
+  const auto converted = simulation.convert();
+  const auto& graph = converted.graph();
+  int products = 0;
+  for (const auto id : graph.nodes(pare::op("aten::matmul"))) {
+    ++products;
+    for (const std::size_t side : {0U, 1U}) {
+      const auto* producer = graph.producer(graph.node(id).input(side));
+      while (producer && pare::family_of(producer->op) == pare::OpFamily::PassThrough)
+        producer = graph.producer(producer->input(0));
+      REQUIRE(producer);
+      CHECK(pare::family_of(producer->op) == pare::OpFamily::FakeQuantize);
+    }
+  }
+  CHECK(products == 2);
+
+  auto scope = simulation.enter();
+  {
+    const torch::NoGradGuard no_grad;
+    net.eval();
+    const auto simulated = net.forward(x, mask);
+    CHECK(pare::sqnr_db(converted.run({x, mask})[0], simulated) > 60.0);
+    // Without the roundings inside of attention it would be another answer.
+    const pare::Batches calibration{std::vector<pare::Batch>{{x, mask}}};
+    const pare::Quantizer around{.keep_float = {"*scaled_dot_product*"}, .weights = 8_bits, .activations = 4_bits};
+    const auto outside = pare::apply(around, pare::capture(net, example), {.calibration = calibration});
+    CHECK(pare::sqnr_db(outside.model.run({x, mask})[0], simulated) < 40.0);
+  }
+  net.train();
+  net.forward(x, mask).square().sum().backward();
+  CHECK(net.qkv->weight.grad().abs().sum().item<double>() > 0);
 }
 
 TEST_CASE("gradients reach parameters through the simulation, and learned ranges too", "[qat]") {

@@ -42,7 +42,8 @@ class Operand {
   Operand(Doubles numbers);                                          // NOLINT
   Operand(Bools flags);                                              // NOLINT
   Operand(std::string text);                                         // NOLINT
-  Operand(c10::IValue other);                                        // NOLINT: devices, generators, complex scalars
+  /// A constant as the dispatcher holds it, by its kind; devices, generators and complex scalars stay as they are.
+  Operand(const c10::IValue& constant);  // NOLINT
   Operand(const Operand& other);
   Operand(Operand&& other) noexcept;
   Operand& operator=(const Operand& other);

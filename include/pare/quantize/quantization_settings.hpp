@@ -41,8 +41,7 @@ struct QuantizationSettings {
   bool judge_ranges;
   const TargetDescription* target;
   std::int64_t max_features;
-  bool write_out_attention = true;  ///< where a forward is intercepted, its attention stays one call
-  bool round_biases = true;         ///< for targets of integers; training starts from them as they are
+  bool round_biases = true;  ///< for targets of integers; training starts from them as they are
 };
 
 /// @throws Error `pare.quantize.103` when an option is out of range

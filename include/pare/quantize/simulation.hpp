@@ -38,7 +38,7 @@ struct SimulationOptions {
 /// and the optimizer stay the user's; backward passes and optimizer steps go by untouched.
 ///
 /// A module that `capture` accepts is followed along its graph, so what is rounded is what `convert()` makes integers
-/// of; its attention stays one call, in float. Another one (whose control flow depends on data, say) is followed by op
+/// of, products of attention among it. Another one (whose control flow depends on data, say) is followed by op
 /// and parameter: convolutions, linear layers and embeddings round their weight and, but for embeddings, their input,
 /// with a range for each layer that is found when the layer is first reached.
 ///
