@@ -79,13 +79,75 @@ void logical(Emitter& out, const Node& node) {
   out.result(node, op, std::move(inputs));
 }
 
+// Of flags the bitwise ops are the logical ones.
+template <auto& op>
+void bitwise(Emitter& out, const Node& node) {
+  if (result_type(out, node) != at::kBool) Emitter::refuse(node, "bits of integers");
+  logical<op>(out, node);
+}
+
 template <auto& op>
 void unary(Emitter& out, const Node& node) {
   out.result(node, op, {out.input_as(node, 0, result_type(out, node))});
 }
 
+// A question about a number, which is not cast to the answer's type.
+template <auto& op>
+void unary_test(Emitter& out, const Node& node) {
+  out.result(node, op, {out.input(node, 0)});
+}
+
 void reciprocal_root(Emitter& out, const Node& node) {
   out.result(node, "Reciprocal", {out.call("Sqrt", {out.input_as(node, 0, result_type(out, node))})});
+}
+
+// log(1 + x), exp(x) - 1 and their like: a function of x after or before another number.
+void log_of_one_more(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Log", {out.call("Add", {out.input_as(node, 0, dtype), out.scalar(1, dtype)})});
+}
+
+void exp_less_one(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Sub", {out.call("Exp", {out.input_as(node, 0, dtype)}), out.scalar(1, dtype)});
+}
+
+template <auto& base>
+void logarithm(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Div", {out.call("Log", {out.input_as(node, 0, dtype)}), out.scalar(std::log(base), dtype)});
+}
+
+void power_of_two(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  out.result(node, "Pow", {out.scalar(2, dtype), out.input_as(node, 0, dtype)});
+}
+
+// input + value * a * b, or a / b
+void add_product(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  auto term =
+      out.call(node.is("aten::addcmul") ? "Mul" : "Div", {out.input_as(node, 1, dtype), out.input_as(node, 2, dtype)});
+  const auto factor = number_of(node, 3, 1);
+  if (factor != 1.0) term = out.call("Mul", {term, out.scalar(factor, dtype)});
+  out.result(node, "Add", {out.input_as(node, 0, dtype), term});
+}
+
+// start + weight (end - start)
+void interpolate(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const auto start = out.input_as(node, 0, dtype);
+  const auto way = out.call("Sub", {out.input_as(node, 1, dtype), start});
+  out.result(node, "Add", {start, out.call("Mul", {out.input_as(node, 2, dtype), way})});
+}
+
+// The remainder has the divisor's sign, that of fmod the dividend's. ONNX has the first for integers alone.
+void remainder(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const auto x = out.input_as(node, 0, dtype), y = out.input_as(node, 1, dtype);
+  if (node.is("aten::fmod")) return out.result(node, "Mod", {x, y}, {{"fmod", std::int64_t{1}}});
+  if (!at::isFloatingType(dtype)) return out.result(node, "Mod", {x, y}, {{"fmod", std::int64_t{0}}});
+  out.result(node, "Sub", {x, out.call("Mul", {out.call("Floor", {out.call("Div", {x, y})}), y})});
 }
 
 void square(Emitter& out, const Node& node) {
@@ -142,7 +204,10 @@ constexpr const char kMul[] = "Mul", kMaximum[] = "Max", kMinimum[] = "Min", kEq
                      kNot[] = "Not", kAnd[] = "And", kOr[] = "Or", kXor[] = "Xor", kExp[] = "Exp", kLog[] = "Log",
                      kSqrt[] = "Sqrt", kAbs[] = "Abs", kNeg[] = "Neg", kErf[] = "Erf", kFloor[] = "Floor",
                      kCeil[] = "Ceil", kRound[] = "Round", kSin[] = "Sin", kCos[] = "Cos", kSign[] = "Sign",
-                     kReciprocal[] = "Reciprocal", kIsNaN[] = "IsNaN";
+                     kReciprocal[] = "Reciprocal", kIsNaN[] = "IsNaN", kTan[] = "Tan", kAtan[] = "Atan",
+                     kAsin[] = "Asin", kAcos[] = "Acos", kSinh[] = "Sinh", kCosh[] = "Cosh", kAsinh[] = "Asinh",
+                     kAcosh[] = "Acosh", kAtanh[] = "Atanh", kIsInf[] = "IsInf";
+constexpr double kTwo = 2, kTen = 10;
 
 constexpr RuleEntry kElementwiseRules[] = {
     {"aten::add", add},
@@ -164,6 +229,10 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::logical_and", logical<kAnd>},
     {"aten::logical_or", logical<kOr>},
     {"aten::logical_xor", logical<kXor>},
+    {"aten::bitwise_not", bitwise<kNot>},
+    {"aten::bitwise_and", bitwise<kAnd>},
+    {"aten::bitwise_or", bitwise<kOr>},
+    {"aten::bitwise_xor", bitwise<kXor>},
     {"aten::exp", unary<kExp>},
     {"aten::log", unary<kLog>},
     {"aten::sqrt", unary<kSqrt>},
@@ -178,7 +247,27 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::cos", unary<kCos>},
     {"aten::sign", unary<kSign>},
     {"aten::reciprocal", unary<kReciprocal>},
-    {"aten::isnan", unary<kIsNaN>},
+    {"aten::isnan", unary_test<kIsNaN>},
+    {"aten::isinf", unary_test<kIsInf>},
+    {"aten::tan", unary<kTan>},
+    {"aten::atan", unary<kAtan>},
+    {"aten::asin", unary<kAsin>},
+    {"aten::acos", unary<kAcos>},
+    {"aten::sinh", unary<kSinh>},
+    {"aten::cosh", unary<kCosh>},
+    {"aten::asinh", unary<kAsinh>},
+    {"aten::acosh", unary<kAcosh>},
+    {"aten::atanh", unary<kAtanh>},
+    {"aten::log1p", log_of_one_more},
+    {"aten::expm1", exp_less_one},
+    {"aten::log2", logarithm<kTwo>},
+    {"aten::log10", logarithm<kTen>},
+    {"aten::exp2", power_of_two},
+    {"aten::addcmul", add_product},
+    {"aten::addcdiv", add_product},
+    {"aten::lerp", interpolate},
+    {"aten::remainder", remainder},
+    {"aten::fmod", remainder},
     {"aten::square", square},
     {"aten::pow", power},
     {"aten::where", where},

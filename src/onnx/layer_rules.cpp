@@ -139,6 +139,17 @@ void batched_sum(Emitter& out, const Node& node) {
   out.result(node, "Add", {out.input(node, 0), products});
 }
 
+// x1_i W_oij x2_j + b_o
+void bilinear(Emitter& out, const Node& node) {
+  const auto product = out.call("Einsum", {out.input(node, 0), out.input(node, 2), out.input(node, 1)},
+                                {{"equation", std::string("...i,oij,...j->...o")}});
+  const auto bias = out.input(node, 3);
+  if (bias.empty())
+    out.alias(node, product);
+  else
+    out.result(node, "Add", {product, bias});
+}
+
 constexpr RuleEntry kLayerRules[] = {
     {"aten::conv1d", convolution},
     {"aten::conv2d", convolution},
@@ -155,6 +166,7 @@ constexpr RuleEntry kLayerRules[] = {
     {"aten::bmm", product},
     {"aten::mv", product},
     {"aten::baddbmm", batched_sum},
+    {"aten::bilinear", bilinear},
 };
 
 }  // namespace

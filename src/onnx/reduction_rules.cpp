@@ -78,6 +78,42 @@ void running_sum(Emitter& out, const Node& node) {
              {out.input_as(node, 0, out.type(node.output()).dtype), out.scalar(static_cast<double>(dim), at::kLong)});
 }
 
+// sum (x - mean)^2 / (n - correction), and its root.
+void variance(Emitter& out, const Node& node) {
+  const auto& sizes = out.type(node.input(0)).sizes;
+  auto axes = axes_of(node, out, 1);
+  if (axes.empty())
+    for (std::size_t d = 0; d < sizes.size(); ++d) axes.push_back(static_cast<std::int64_t>(d));
+  std::int64_t count = 1;
+  for (const auto axis : axes) {
+    const auto size = sizes[static_cast<std::size_t>(axis)].constant();
+    if (!size) Emitter::refuse(node, "the number of elements is not fixed");
+    count *= *size;
+  }
+  const auto left = static_cast<double>(count) - number_of(node, 2, 1);
+  const auto x = out.input(node, 0);
+  const auto centred = out.call("Sub", {x, reduce(out, "Mean", x, axes, true)});
+  const auto total = reduce(out, "Sum", out.call("Mul", {centred, centred}), axes, keeps(node));
+  const auto value = out.call("Div", {total, out.scalar(left, out.type(node.output()).dtype)});
+  if (node.is("aten::std"))
+    out.result(node, "Sqrt", {value});
+  else
+    out.alias(node, value);
+}
+
+// Whether any or every element is true.
+void quantifier(Emitter& out, const Node& node) {
+  const bool any = node.is("aten::any");
+  const auto dims = node.op.argument("dim");
+  Ints axes;
+  if (dims >= 0) {
+    const auto rank = out.type(node.input(0)).rank();
+    axes = node.operand(static_cast<std::size_t>(dims)).integer() ? Ints{dim_of(node, 1, rank)} : axes_of(node, out, 1);
+  }
+  const auto flags = out.cast(out.input_as(node, 0, at::kBool), at::kBool, at::kInt);
+  out.alias(node, out.cast(reduce(out, any ? "Max" : "Min", flags, axes, keeps(node)), at::kInt, at::kBool));
+}
+
 constexpr const char kMean[] = "Mean", kSum[] = "Sum", kMax[] = "Max", kMin[] = "Min", kProduct[] = "Prod",
                      kLogSumExp[] = "LogSumExp";
 
@@ -95,6 +131,10 @@ constexpr RuleEntry kReductionRules[] = {
     {"aten::max", extremum},
     {"aten::min", extremum},
     {"aten::cumsum", running_sum},
+    {"aten::var", variance},
+    {"aten::std", variance},
+    {"aten::any", quantifier},
+    {"aten::all", quantifier},
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "onnx/rules.hpp"
@@ -73,17 +74,121 @@ void index_select(Emitter& out, const Node& node) {
   out.result(node, "Gather", {out.input(node, 0), out.input_as(node, 2, at::kLong)}, {{"axis", dim}});
 }
 
-// x[:, i]: one tensor of integers among the indices.
+// Row-major positions in dimensions [first, first + indices) as one index; negative ones count from the end.
+std::string joint_index(Emitter& out, const Node& node, const std::vector<ValueId>& indices, std::size_t first) {
+  const auto& sizes = out.type(node.input(0)).sizes;
+  std::string joint;
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    const auto size = sizes[first + i].constant();
+    if (!size) Emitter::refuse(node, "several indices into a size that varies");
+    const auto extent = out.scalar(static_cast<double>(*size), at::kLong);
+    auto position = out.cast(out.value(indices[i]), out.type(indices[i]).dtype, at::kLong);
+    position = out.call("Mod", {position, extent});
+    joint = joint.empty() ? position : out.call("Add", {out.call("Mul", {joint, extent}), position});
+  }
+  return joint;
+}
+
+// x[:, i] and x[:, i, j]: tensors of integers for dimensions that lie side by side.
 void index(Emitter& out, const Node& node) {
-  const auto* indices = node.operand(1).get<Operand::Values>();
-  if (!indices) Emitter::refuse(node, "no list of indices");
-  const auto given = std::ranges::count_if(*indices, [](ValueId value) { return value != kNoValue; });
-  if (given != 1) Emitter::refuse(node, "{} index tensors at once", given);
-  const auto found = std::ranges::find_if(*indices, [](ValueId value) { return value != kNoValue; });
-  const auto dtype = out.type(*found).dtype;
-  if (dtype != at::kLong && dtype != at::kInt) Emitter::refuse(node, "an index of {}", c10::toString(dtype));
-  out.result(node, "Gather", {out.input(node, 0), out.value(*found)},
-             {{"axis", static_cast<std::int64_t>(found - indices->begin())}});
+  const auto* given = node.operand(1).get<Operand::Values>();
+  if (!given) Emitter::refuse(node, "no list of indices");
+  const auto is_given = [](ValueId value) { return value != kNoValue; };
+  const auto first = std::ranges::find_if(*given, is_given);
+  const auto last = std::find_if(first, given->end(), std::not_fn(is_given));
+  if (first == last || std::find_if(last, given->end(), is_given) != given->end())
+    Emitter::refuse(node, "indices that do not lie side by side");
+  const std::vector<ValueId> indices(first, last);
+  for (const auto value : indices)
+    if (const auto dtype = out.type(value).dtype; dtype != at::kLong && dtype != at::kInt)
+      Emitter::refuse(node, "an index of {}", c10::toString(dtype));
+  const auto axis = static_cast<std::size_t>(first - given->begin());
+  auto source = out.input(node, 0);
+  if (indices.size() == 1) {
+    out.result(node, "Gather", {source, out.value(indices[0])}, {{"axis", static_cast<std::int64_t>(axis)}});
+    return;
+  }
+  const auto positions = joint_index(out, node, indices, axis);
+  const auto& from = out.type(node.input(0)).sizes;
+  std::vector<SymbolicInt> joined(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(axis));
+  std::int64_t count = 1;
+  for (std::size_t d = axis; d < axis + indices.size(); ++d) count *= from[d].constant().value_or(0);
+  joined.emplace_back(count);
+  joined.insert(joined.end(), from.begin() + static_cast<std::ptrdiff_t>(axis + indices.size()), from.end());
+  source = reshape_to(out, source, from, joined);
+  out.result(node, "Gather", {source, positions}, {{"axis", static_cast<std::int64_t>(axis)}});
+}
+
+// The largest or smallest, in order: values and where they are.
+void top(Emitter& out, const Node& node) {
+  const bool sorts = node.is("aten::sort");
+  const auto dims = node.op.argument("dim");
+  const auto dim = dim_of(node, static_cast<std::size_t>(dims), out.type(node.input(0)).rank());
+  const auto* size =
+      sorts ? &out.type(node.input(0)).sizes[static_cast<std::size_t>(dim)] : node.operand(1).get<SymbolicInt>();
+  if (!size) Emitter::refuse(node, "the number of elements is not a size");
+  const auto flag = node.operand(sorts ? "descending" : "largest").boolean();
+  const auto parts = out.calls("TopK", {out.input(node, 0), out.shape({*size})}, 2,
+                               {{"axis", dim}, {"largest", std::int64_t{flag.value_or(!sorts)}}});
+  out.alias(node, parts[0], 0);
+  out.alias(node, parts[1], 1);
+}
+
+// x with the elements at `index` along a dimension replaced, or added to.
+void scatter(Emitter& out, const Node& node) {
+  const auto dtype = out.type(node.output()).dtype;
+  const auto dim = dim_of(node, 1, out.type(node.input(0)).rank());
+  if (node.op.argument("reduce") >= 0) Emitter::refuse(node, "a reduction");
+  const auto indices = out.input(node, 2);
+  auto source = out.input_as(node, 3, dtype);
+  const auto of = node.input(3);
+  if (of == kNoValue) {
+    source = out.call("Expand", {source, out.call("Shape", {indices})});
+  } else if (!(out.type(of).sizes == out.type(node.input(2)).sizes)) {
+    Emitter::refuse(node, "a source of other sizes than the index");
+  }
+  Attributes attributes{{"axis", dim}};
+  if (node.is("aten::scatter_add")) attributes.emplace_back("reduction", std::string("add"));
+  out.result(node, "ScatterElements", {out.input(node, 0), indices, source}, std::move(attributes));
+}
+
+void one_hot(Emitter& out, const Node& node) {
+  const auto classes = out.type(node.output()).sizes.back().constant();
+  if (!classes) Emitter::refuse(node, "the number of classes is not fixed");
+  out.result(node, "OneHot",
+             {out.input(node, 0), out.integers({*classes}), out.tensor(at::tensor({0, 1}, at::kLong), "off_on")});
+}
+
+// Bags of one size each: a matrix of rows to look up, and their sum, mean or largest.
+void embedding_bag(Emitter& out, const Node& node) {
+  const auto* offsets = out.graph().producer(node.input(2));
+  while (offsets && (offsets->is("aten::detach") || offsets->is("aten::alias")))
+    offsets = out.graph().producer(offsets->input(0));
+  const auto rows = out.type(node.input(1));
+  const auto per_bag = [&]() -> std::optional<std::int64_t> {
+    if (rows.rank() != 1 || !offsets || !offsets->is("aten::arange")) return std::nullopt;
+    const auto start = offsets->op.argument("start"), step = offsets->op.argument("step");
+    if (start < 0 || step < 0 || offsets->operand(static_cast<std::size_t>(start)).integer() != 0) return std::nullopt;
+    const auto size = offsets->operand(static_cast<std::size_t>(step)).integer();
+    const auto& bags = out.type(node.input(2)).sizes[0];
+    // Products of sizes are compared at two of them.
+    const auto fits = [&](std::int64_t at) {
+      const std::vector<std::int64_t> dims(out.graph().dims().size(), at);
+      return bags.evaluate(dims) * *size == rows.sizes[0].evaluate(dims);
+    };
+    return size && fits(12) && fits(30) ? size : std::nullopt;
+  }();
+  if (!per_bag) Emitter::refuse(node, "bags of different sizes");
+  for (std::size_t i = 1; i < node.outputs.size(); ++i)
+    if (!out.graph().uses(node.outputs[i]).empty()) Emitter::refuse(node, "more than the bags is used");
+  if (node.input(6) != kNoValue) Emitter::refuse(node, "a weight for each row");
+  if (const auto padding = node.op.argument("padding_idx");
+      padding >= 0 && node.operand(static_cast<std::size_t>(padding)).integer().value_or(-1) >= 0)
+    Emitter::refuse(node, "rows that do not count");
+  constexpr std::string_view kinds[] = {"Sum", "Mean", "Max"};
+  const auto matrix = out.call("Reshape", {out.input(node, 1), out.integers({-1, *per_bag})});
+  const auto looked_up = out.call("Gather", {out.input(node, 0), matrix}, {{"axis", std::int64_t{0}}});
+  out.alias(node, reduce(out, kinds[integer_of(node, 4)], looked_up, {1}, false, node.name), 0);
 }
 
 void gather(Emitter& out, const Node& node) {
@@ -166,6 +271,12 @@ constexpr RuleEntry kSelectionRules[] = {
     {"aten::index_select", index_select},
     {"aten::index", index},
     {"aten::gather", gather},
+    {"aten::sort", top},
+    {"aten::topk", top},
+    {"aten::scatter", scatter},
+    {"aten::scatter_add", scatter},
+    {"aten::one_hot", one_hot},
+    {"aten::embedding_bag", embedding_bag},
     {"aten::embedding", embedding},
     {"aten::flip", flip},
     {"aten::slice_scatter", slice_scatter},
