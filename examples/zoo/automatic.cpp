@@ -53,11 +53,7 @@ std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model
 
 // In another order each time, pictures flipped and moved.
 pare::TrainingData moved_pictures(const data::Set& set, std::int64_t size) {
-  if (set.inputs[0].dim() != 4) {
-    auto tensors = set.inputs;
-    tensors.push_back(set.labels);
-    return pare::TrainingData::shuffled(tensors, size);
-  }
+  if (set.inputs[0].dim() != 4) return shuffled(set, size);
   return pare::TrainingData([set, size](std::int64_t epoch) {
     torch::manual_seed(static_cast<std::uint64_t>(epoch));
     const auto order = torch::randperm(set.size());

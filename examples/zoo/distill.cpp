@@ -67,10 +67,7 @@ bool has_mask(const data::Set& set) {
 }
 
 pare::TrainingData training_data(const data::Set& set, std::int64_t batch) {
-  if (has_mask(set)) return by_length(set, batch);
-  auto tensors = set.inputs;
-  tensors.push_back(set.labels);
-  return pare::TrainingData::shuffled(tensors, batch);
+  return has_mask(set) ? by_length(set, batch) : shuffled(set, batch);
 }
 
 }  // namespace

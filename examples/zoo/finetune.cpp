@@ -25,6 +25,12 @@ torch::Tensor augmented(const torch::Tensor& images) {
   return torch::stack(moved);
 }
 
+pare::TrainingData shuffled(const data::Set& set, std::int64_t batch, std::uint64_t seed) {
+  auto tensors = set.inputs;
+  tensors.push_back(set.labels);
+  return pare::TrainingData::shuffled(tensors, batch, seed);
+}
+
 torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,
                                 double temperature, double teacher_share) {
   namespace F = torch::nn::functional;
@@ -112,10 +118,7 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
         distillation_loss(own_answer, answer, batch.back(), options.temperature, options.teacher_share);
     return hidden.empty() ? outputs : outputs + options.hidden_share * hidden_loss(hidden, own, theirs);
   };
-  auto rows = train.inputs;
-  rows.push_back(train.labels);
-  return pare::fit(student, pare::TrainingData::shuffled(rows, std::min(options.batch, train.size()), options.seed),
-                   loss,
+  return pare::fit(student, shuffled(train, std::min(options.batch, train.size()), options.seed), loss,
                    {.epochs = options.epochs,
                     .rate = options.rate,
                     .weight_decay = 0,

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "examples/data/dataset.hpp"
+#include "pare/distill/training_data.hpp"
 #include "pare/graph/model.hpp"
 
 namespace zoo {
@@ -24,6 +25,9 @@ struct FinetuneOptions {
 /// Flips half of the pictures, and moves small ones by up to an eighth of their side; what comes in is the colour that
 /// normalising makes zero.
 torch::Tensor augmented(const torch::Tensor& images);
+
+/// Samples and their labels, in another order each epoch.
+pare::TrainingData shuffled(const data::Set& set, std::int64_t batch, std::uint64_t seed = 0);
 
 /// Cross-entropy with the labels and, with the weight `teacher_share`, the softened answers of a teacher.
 torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tensor& teacher, const torch::Tensor& labels,

@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "pare/core/error.hpp"
@@ -10,6 +11,14 @@
 PARE_NAMESPACE_BEGIN
 
 namespace {
+
+bool same_number(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+bool same_constant(const at::Tensor& a, const at::Tensor& b) {
+  if (a.is_same(b)) return true;
+  if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
+  return a.is_floating_point() ? at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true) : at::equal(a, b);
+}
 
 // The multilinear function through the samples at the corners of the dims' box, as a reduced fraction.
 SymbolicInt interpolate(const std::vector<std::int64_t>& samples, const std::vector<SampledDim>& dims) {
@@ -85,7 +94,7 @@ struct Aligner {
       return result;
     }
     for (const auto* sample : samples) {
-      if (const auto* number = first.get<double>(); number && *sample->get<double>() != *number)
+      if (const auto* number = first.get<double>(); number && !same_number(*number, *sample->get<double>()))
         fail("pare.capture.133", traces.front()->module_at(call),
              "{} is given a number computed from a size ({} and {}); compute it with tensor ops or fix the sizes",
              traces.front()->calls[call].op.name(), *number, *sample->get<double>());
@@ -102,10 +111,7 @@ struct Aligner {
     if (first.origin != Trace::Origin::Constant) return;
     for (const auto* trace : traces) {
       const auto& other = trace->values[value];
-      if (other.origin == Trace::Origin::Constant &&
-          (other.constant.is_same(first.constant) ||
-           (other.constant.sizes() == first.constant.sizes() && at::equal(other.constant, first.constant))))
-        continue;
+      if (other.origin == Trace::Origin::Constant && same_constant(other.constant, first.constant)) continue;
       std::size_t call = 0;
       for (; call < traces.front()->calls.size(); ++call) {
         bool reads = false;

@@ -108,26 +108,32 @@ class Session {
     auto recorder = std::make_shared<Recorder>(tensors_, computation);
     if (snapshots) recorder->keep_snapshots();
     for (const auto& input : inputs) recorder->add_input(input);
-    std::vector<at::Tensor> outputs;
-    {
-      const Interception interception(recorder);
-      outputs = call(inputs, recorder.get());
+    try {
+      const auto outputs = watched_call(inputs, recorder);
+      for (const auto& output : outputs) recorder->add_output(output);
+    } catch (const std::exception&) {
+      state_.restore();
+      throw;
     }
-    for (const auto& output : outputs) recorder->add_output(output);
     state_.restore();
     return recorder;
   }
 
+  std::vector<at::Tensor> watched_call(const std::vector<at::Tensor>& inputs,
+                                       const std::shared_ptr<Recorder>& recorder) {
+    const Interception interception(recorder);
+    return call(inputs, recorder.get());
+  }
+
   std::vector<at::Tensor> call(const std::vector<at::Tensor>& inputs, Recorder* recorder) {
+    std::vector<at::Tensor> outputs;
     try {
-      return forward_(module_, inputs);
+      outputs = forward_(module_, inputs);
     } catch (const Error&) {
-      state_.restore();
       throw;
     } catch (const std::exception& error) {
-      state_.restore();
       const std::string text(error.what());
-      const auto where = recorder ? recorder->trace().module_at(recorder->trace().calls.size()) : std::string();
+      const auto where = recorder ? recorder->where() : std::string();
       std::string sizes;
       for (const auto& input : inputs)
         if (input.defined())
@@ -136,6 +142,11 @@ class Session {
       fail("pare.capture.104", where, "the module's forward threw on inputs {}: {}", sizes,
            text.substr(0, text.find('\n')));
     }
+    if (outputs.empty())
+      fail("pare.capture.103", "",
+           "the forward returned no tensor that capture can see: return tensors, or open the struct that holds them "
+           "with pare_fields");
+    return outputs;
   }
 
   // Replays against the module on fresh values at a size never captured.
@@ -178,7 +189,7 @@ class Session {
     std::vector<at::Tensor> expected, actual;
     try {
       state_.seed();
-      expected = call(inputs, nullptr);
+      expected = call(Samples::copies(inputs), nullptr);
       state_.restore();
       state_.seed();
       actual = model.run(inputs);
@@ -238,8 +249,15 @@ Model capture_forward(torch::nn::Module& module, const FlatForward& forward, con
 
 Model capture_module(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
                      const CaptureOptions& options) {
+  static thread_local bool capturing = false;
+  if (capturing)
+    fail("pare.capture.105", "", "a forward that is being captured captures itself: do that outside of it");
   static std::mutex mutex;  // captures flip the training flag of the module for a moment
   const std::lock_guard lock(mutex);
+  struct Capturing {
+    Capturing() { capturing = true; }
+    ~Capturing() { capturing = false; }
+  } const here;
   return Session(module, forward, example, options).run();
 }
 

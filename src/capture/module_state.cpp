@@ -4,7 +4,10 @@
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
 
+#include <c10/core/InferenceMode.h>
+
 #include <mutex>
+#include <optional>
 
 PARE_NAMESPACE_BEGIN
 
@@ -48,7 +51,10 @@ void ModuleState::restore() {
   const at::NoGradGuard no_grad;
   for (auto& saved : saved_) {
     // By content: batch_norm writes its running statistics without touching the version counter.
-    if (!at::equal(saved.tensor, saved.copy)) saved.tensor.copy_(saved.copy);
+    if (at::equal(saved.tensor, saved.copy)) continue;
+    std::optional<c10::InferenceMode> inference;
+    if (saved.tensor.is_inference()) inference.emplace();  // made in it, written in it
+    saved.tensor.copy_(saved.copy);
   }
   set_random_state(random_);
 }

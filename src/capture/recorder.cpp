@@ -267,7 +267,7 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
 
   if (is_allocation(op)) {
     const auto operands = operands_of(stack, count);
-    execute(handle, stack, count);
+    execute(handle, stack, count, operands);
     const auto results = results_in(stack);
     if (results.size() != 1) fail("pare.capture.110", op.name(), "an allocation that returns no single tensor");
     fill_sentinel(results.front());
@@ -283,25 +283,33 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   const int written = written_argument(schema);
   if (written >= 0) {
     const auto target = stack[stack.size() - count + static_cast<std::size_t>(written)];
-    execute(handle, stack, count);
+    execute(handle, stack, count, operands);
     if (!target.isTensor())
       fail("pare.capture.111", trace_.module_at(trace_.calls.size()),
            "{} writes to a list of tensors; capture cannot follow it: write to one tensor at a time", op.name());
     record_write(op, std::move(operands), static_cast<std::size_t>(written), target.toTensor(), arguments);
   } else if (!returns_tensors(schema)) {
-    execute(handle, stack, count);
+    execute(handle, stack, count, operands);
     record_read(op, std::move(operands), stack);
   } else {
-    execute(handle, stack, count);
+    execute(handle, stack, count, operands);
     separate_identities(stack, arguments);
     record_pure(op, std::move(operands), arguments, stack);
   }
 }
 
-void Recorder::execute(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count) {
-  if (computation_ != Computation::Values && shape_only_call(handle, stack, count, computation_ == Computation::Zeros))
-    return;
-  handle.callBoxed(&stack);
+void Recorder::execute(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count,
+                       const std::vector<Operand>& operands) {
+  try {
+    if (computation_ != Computation::Values &&
+        shape_only_call(handle, stack, count, computation_ == Computation::Zeros))
+      return;
+    handle.callBoxed(&stack);
+  } catch (const std::exception&) {
+    const auto module = trace_.module_of(operands);
+    failed_in_ = module.empty() ? trace_.module_at(trace_.calls.size()) : module;
+    throw;
+  }
 }
 
 // Ops such as `contiguous` or an inactive `dropout` hand their argument back. A result that is a tensor of its own

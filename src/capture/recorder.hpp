@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -45,6 +46,8 @@ class Recorder : public Interceptor {
   [[nodiscard]] const at::Tensor& tensor(ValueId value) const { return value_tensors_.at(index(value)); }
   /// With snapshots, `tensor()` keeps each result as it was when computed (for finding where a replay departs).
   void keep_snapshots() noexcept { snapshots_ = true; }
+  /// The module of the call that threw; else of the last weight read.
+  [[nodiscard]] std::string where() const { return failed_in_.value_or(trace_.module_at(trace_.calls.size())); }
 
  private:
   struct View {
@@ -80,7 +83,8 @@ class Recorder : public Interceptor {
   bool depends_on_input(const std::vector<Operand>& operands) const;
   std::vector<ValueId> emit(const Op& op, std::vector<Operand> operands, const std::vector<at::Tensor>& results,
                             bool barrier = false);
-  void execute(const c10::OperatorHandle& op, torch::jit::Stack& stack, std::size_t count);
+  void execute(const c10::OperatorHandle& op, torch::jit::Stack& stack, std::size_t count,
+               const std::vector<Operand>& operands);
   void separate_identities(torch::jit::Stack& stack, const std::vector<at::Tensor>& arguments);
 
   void record_pure(const Op& op, std::vector<Operand> operands, const std::vector<at::Tensor>& arguments,
@@ -101,6 +105,7 @@ class Recorder : public Interceptor {
   Trace trace_;
   Computation computation_;
   bool snapshots_ = false;
+  std::optional<std::string> failed_in_;
 };
 
 PARE_NAMESPACE_END

@@ -10,15 +10,18 @@ std::string owner_of(const std::string& weight_path) {
 }
 
 std::string Trace::module_at(std::size_t call) const {
-  for (std::size_t i = std::min(call + 1, calls.size()); i-- > 0;) {
-    std::string path;
-    for (const auto& operand : calls[i].operands)
-      operand.each_value([&](ValueId value) {
-        if (values[index(value)].origin == Origin::Weight && path.empty()) path = owner_of(values[index(value)].path);
-      });
-    if (!path.empty()) return path;
-  }
+  for (std::size_t i = std::min(call + 1, calls.size()); i-- > 0;)
+    if (auto path = module_of(calls[i].operands); !path.empty()) return path;
   return {};
+}
+
+std::string Trace::module_of(const std::vector<Operand>& operands) const {
+  std::string path;
+  for (const auto& operand : operands)
+    operand.each_value([&](ValueId value) {
+      if (values[index(value)].origin == Origin::Weight && path.empty()) path = owner_of(values[index(value)].path);
+    });
+  return path;
 }
 
 PARE_NAMESPACE_END

@@ -39,6 +39,8 @@ struct Trace {
 
   /// Nearest module path at or before a call, for messages: the owner of the last weight read.
   [[nodiscard]] std::string module_at(std::size_t call) const;
+  /// The owner of the first weight among these operands; empty where there is none.
+  [[nodiscard]] std::string module_of(const std::vector<Operand>& operands) const;
 };
 
 /// `layer1.0.conv1` of `layer1.0.conv1.weight`; empty for a parameter of the root.

@@ -1,9 +1,12 @@
 #include "pare/execute/compile.hpp"
 
+#include <ATen/Functions.h>
+
 #include <algorithm>
 
 #include "execute/executor.hpp"
 #include "pare/core/error.hpp"
+#include "pare/graph/graph.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -67,18 +70,27 @@ std::string ExecutionProfile::text() const {
 
 namespace {
 
-void check(const CompileOptions& options) {
+void check(const CompileOptions& options, const Graph& graph) {
   const auto supported = [](c10::ScalarType type) { return type == at::kFloat || type == at::kBFloat16; };
   if (!supported(options.dtype))
     fail("pare.execute.101", "dtype",
          "{} is not a compute precision: use float32 or bfloat16, and fake-quantize for int8",
          c10::toString(options.dtype));
-  for (const auto& [name, type] : options.node_precision)
+  for (const auto& [name, type] : options.node_precision) {
+    if (graph.find(name) == kNoNode) fail("pare.execute.101", name, "node_precision names no layer of this model");
     if (!supported(type))
       fail("pare.execute.101", name, "{} is not a compute precision: use float32 or bfloat16", c10::toString(type));
+  }
   if (options.threads < 0 || options.threads > 4096)
     fail("pare.execute.101", "threads", "{} threads are out of range: 0 (LibTorch's number) to 4096", options.threads);
   if (options.plans == 0) fail("pare.execute.101", "plans", "at least one plan must be kept");
+}
+
+// Kernels that clamp would make plausible numbers of them.
+void check_numbers(const Model& model) {
+  for (const auto& [path, weight] : model.weights())
+    if (weight.tensor.is_floating_point() && weight.tensor.isnan().any().item<bool>())
+      fail("pare.execute.105", path, "this weight holds NaN; the training has diverged, or the file is damaged");
 }
 
 }  // namespace
@@ -92,7 +104,8 @@ std::string execution_backend() {
 }
 
 CompiledModel compile(const Model& model, const CompileOptions& options) {
-  check(options);
+  check(options, model.graph());
+  check_numbers(model);
   for (const auto& [path, weight] : model.weights())
     if (!weight.tensor.device().is_cpu())
       return CompiledModel(make_aten_executor(model, fmt::format("the model is on {}", weight.tensor.device().str())));

@@ -5,11 +5,21 @@
 
 #include <algorithm>
 
+#include "graph/replaying.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
+
+thread_local int replays = 0;
+
+struct Replay {
+  Replay() { ++replays; }
+  ~Replay() { --replays; }
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+};
 
 using Lookup = std::function<at::Tensor(ValueId)>;
 
@@ -166,6 +176,8 @@ void check_input(const Graph& graph, const Value& value, const at::Tensor& tenso
 
 }  // namespace
 
+bool replaying() noexcept { return replays > 0; }
+
 Interpreter::Interpreter(const Graph& graph) {
   const auto nothing = [](ValueId) -> at::Tensor { return {}; };
   std::vector<std::size_t> last(graph.value_count(), 0);
@@ -246,6 +258,7 @@ std::vector<std::int64_t> Interpreter::bind_dims(const Graph& graph, const std::
 std::vector<at::Tensor> Interpreter::run(const Graph& graph, const Weights& weights, bool training,
                                          const std::vector<at::Tensor>& inputs, const Tap& tap,
                                          const NodeOverride& override_node) const {
+  const Replay replay;
   const auto dims = bind_dims(graph, inputs);
   std::vector<at::Tensor> values(graph.value_count());
   for (std::size_t i = 0; i < inputs.size(); ++i) {

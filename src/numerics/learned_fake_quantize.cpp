@@ -12,6 +12,7 @@
 
 #include <fmt/ranges.h>
 
+#include "numerics/fake_quantize_kernel.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -31,65 +32,57 @@ struct Gradients {
   at::Tensor zero_point;
 };
 
-/// The constants of one backward pass over values that share a scale.
-struct Kernel {
-  float inverse, zero, low, high;
-  float rounding;  // 1: errors of rounding count
-
-  // The sums run in lanes, which compilers vectorise without reordering a sum.
-  static constexpr std::int64_t kLanes = 16;
-
-  // `partial` receives the sums of g * (q - v | q - z) and of g where saturated.
-  void run(const float* x, const float* g, float* dx, std::int64_t count, std::array<double, 2>& partial) const {
-    constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it rounds half to even
-    std::array<float, kLanes> scale_sum{}, zero_sum{};
-    const auto one = [&](std::int64_t i, std::int64_t lane) {
-      const float steps = x[i] * inverse;
-      const float near = std::min(std::max(steps, low - zero - 2.0F), high - zero + 2.0F);
-      const float r = (near + kMagic) - kMagic + zero;
-      const bool inside = r >= low && r <= high;
-      const float q = std::min(std::max(r, low), high);
-      dx[i] = inside ? g[i] : 0.0F;
-      scale_sum[static_cast<std::size_t>(lane)] += g[i] * (inside ? rounding * (q - zero - steps) : q - zero);
-      zero_sum[static_cast<std::size_t>(lane)] += inside ? 0.0F : g[i];
-    };
-    constexpr std::int64_t kBlock = 4096;  // floats add up to here, doubles from there on
-    for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-      const auto end = std::min(begin + kBlock, count);
-      auto i = begin;
-      for (; i + kLanes <= end; i += kLanes)
-        for (std::int64_t lane = 0; lane < kLanes; ++lane) one(i + lane, lane);
-      for (; i < end; ++i) one(i, i % kLanes);
-      for (auto& sum : scale_sum) partial[0] += static_cast<double>(std::exchange(sum, 0.0F));
-      for (auto& sum : zero_sum) partial[1] += static_cast<double>(std::exchange(sum, 0.0F));
-    }
-  }
-};
+FakeQuantizeKernel kernel_of(double scale, double zero_point, const IntegerGrid& grid) {
+  return {static_cast<float>(scale), static_cast<float>(zero_point), static_cast<float>(grid.min),
+          static_cast<float>(grid.max)};
+}
 
 // One scale for the whole tensor, dense floats on the CPU: one pass over memory.
-Gradients backward_per_tensor(const at::Tensor& values, const at::Tensor& gradient, double scale, double zero_point,
-                              const LearnedFakeQuantize& how) {
+constexpr std::int64_t kGrain = 1 << 15;
+
+at::Tensor forward_per_tensor(const at::Tensor& values, const FakeQuantizeKernel& kernel) {
   auto result = at::empty_like(values);
-  const Kernel kernel{1.0F / static_cast<float>(scale), static_cast<float>(zero_point),
-                      static_cast<float>(how.grid.min), static_cast<float>(how.grid.max),
-                      how.scale == ScaleGradient::Rounding ? 1.0F : 0.0F};
+  const auto* x = values.const_data_ptr<float>();
+  auto* y = result.mutable_data_ptr<float>();
+  at::parallel_for(0, values.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    round_to_grid(kernel, {x + begin, y + begin, end - begin});
+  });
+  return result;
+}
+
+at::Tensor backward_of_values(const at::Tensor& values, const at::Tensor& gradient, const FakeQuantizeKernel& kernel) {
+  auto result = at::empty_like(values);
   const auto* x = values.const_data_ptr<float>();
   const auto* g = gradient.const_data_ptr<float>();
   auto* dx = result.mutable_data_ptr<float>();
-  constexpr std::int64_t kGrain = 1 << 15;
+  at::parallel_for(0, values.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    pass_unsaturated(kernel, {x + begin, dx + begin, end - begin}, g + begin);
+  });
+  return result;
+}
+
+Gradients backward_per_tensor(const at::Tensor& values, const at::Tensor& gradient, const FakeQuantizeKernel& kernel,
+                              ScaleGradient learned) {
+  if (learned == ScaleGradient::None) return {backward_of_values(values, gradient, kernel), {}, {}};
+  auto result = at::empty_like(values);
+  const auto* x = values.const_data_ptr<float>();
+  const auto* g = gradient.const_data_ptr<float>();
+  auto* dx = result.mutable_data_ptr<float>();
   const auto chunks = std::max<std::int64_t>(1, (values.numel() + kGrain - 1) / kGrain);
   std::vector<std::array<double, 2>> partial(static_cast<std::size_t>(chunks), {0.0, 0.0});
   at::parallel_for(0, chunks, 1, [&](std::int64_t first, std::int64_t last) {
     for (auto chunk = first; chunk < last; ++chunk) {
       const auto begin = chunk * kGrain;
-      kernel.run(x + begin, g + begin, dx + begin, std::min(kGrain, values.numel() - begin),
-                 partial[static_cast<std::size_t>(chunk)]);
+      const auto count = std::min(kGrain, values.numel() - begin);
+      partial[static_cast<std::size_t>(chunk)] = pass_unsaturated_and_sum(
+          kernel, {x + begin, dx + begin, count}, g + begin, learned == ScaleGradient::Rounding);
     }
   });
   std::array<double, 2> sums{};  // in order: the same sums whatever the number of threads
   for (const auto& part : partial) sums = {sums[0] + part[0], sums[1] + part[1]};
   const auto options = values.options();
-  return {result, at::scalar_tensor(sums[0], options), at::scalar_tensor(-scale * sums[1], options)};
+  return {result, at::scalar_tensor(sums[0], options),
+          at::scalar_tensor(-static_cast<double>(kernel.scale) * sums[1], options)};
 }
 
 Gradients backward_in_general(const at::Tensor& values, const at::Tensor& gradient, at::Tensor scale,
@@ -135,6 +128,8 @@ class Function : public torch::autograd::Function<Function> {
     context->saved_data["axis"] = how.axis;
     context->saved_data["gradient"] = static_cast<std::int64_t>(how.scale);
     context->saved_data["factor"] = how.gradient_scale;
+    if (how.axis < 0 && is_dense_float(values))
+      return forward_per_tensor(values, kernel_of(s.item<double>(), z.item<double>(), how.grid));
     if (how.axis < 0)
       return at::fake_quantize_per_tensor_affine(values, s.item<double>(), z.item<std::int64_t>(), how.grid.min,
                                                  how.grid.max);
@@ -155,7 +150,8 @@ class Function : public torch::autograd::Function<Function> {
     Gradients result;
     if (how.axis < 0 && is_dense_float(values) && gradient.scalar_type() == at::kFloat) {
       if (gradient.strides() != values.strides()) gradient = at::empty_like(values).copy_(gradient);
-      result = backward_per_tensor(values, gradient, saved[1].item<double>(), saved[2].item<double>(), how);
+      result = backward_per_tensor(values, gradient,
+                                   kernel_of(saved[1].item<double>(), saved[2].item<double>(), how.grid), how.scale);
     } else {
       result = backward_in_general(values, gradient, saved[1], saved[2], how);
     }

@@ -72,16 +72,9 @@ class Climb {
   // Integer layers of the plan, by what the answers gain where one alone is not rounded, most first.
   std::vector<std::size_t> costliest() {
     const auto context = bench_.context(options_.calibration);
-    const auto& measure = yardstick();
-    SensitivityOptions sweep;
-    sweep.batches = options_.calibration;
-    sweep.method = measure.method;
-    sweep.loss = measure.loss;
-    sweep.answers = measure.answers;
-    sweep.seed = options_.seed;
-    sweep.progress = context.progress;
     const Sensitivity found(with_float_switches(int8_->model),
-                            {{"float32", ladder_.int8_but("float32", {"*"}).build(context).model}}, sweep);
+                            {{"float32", ladder_.int8_but("float32", {"*"}).build(context).model}},
+                            by_answers<SensitivityOptions>(context));
     evaluations_ += found.evaluations();
     const auto& layers = int8_->candidate.plan.layers;
     std::vector<std::size_t> order;
@@ -113,6 +106,20 @@ class Climb {
     return *yardstick_;
   }
 
+  // What a search over the calibration data takes, whichever it is.
+  template <class Search>
+  Search by_answers(const ContextOptions& context) {
+    const auto& measure = yardstick();
+    Search search;
+    search.batches = options_.calibration;
+    search.loss = measure.loss;
+    search.answers = measure.answers;
+    search.method = measure.method;
+    search.seed = options_.seed;
+    search.progress = context.progress;
+    return search;
+  }
+
   // The precisions that plans choose from.
   MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front) {
     const auto context = bench_.context(options_.calibration);
@@ -120,16 +127,9 @@ class Climb {
     for (auto& layer : all4.layers)
       if (layer.weights == 8_bits) layer.weights = 4_bits;
     const auto int4 = ladder_.planned(all4).build(context);
-    const auto& measure = yardstick();
-    MixedPrecisionOptions search;
-    search.batches = options_.calibration;
-    search.loss = measure.loss;
-    search.answers = measure.answers;
-    search.method = measure.method;
+    auto search = by_answers<MixedPrecisionOptions>(context);
     search.limits = limits;
     search.front = front;
-    search.seed = options_.seed;
-    search.progress = context.progress;
     auto found = mixed_precision({{8_bits, int8_->model}, {4_bits, int4.model}}, search);
     evaluations_ += found.evaluations;
     sensitivity_ = found.sensitivity;
@@ -191,7 +191,7 @@ class Climb {
         auto& built = bench_.measure(ladder_.int8_of(name, student));
         if (bench_.short_of(built).empty()) return &built;
       }
-      auto* built = quantized(name + ", trained quantized", student.model, {}, student.report);
+      auto* built = quantized(name + ", trained quantized", student.model, student.report);
       return built && bench_.short_of(*built).empty() ? built : &start;
     }
     return &start;
@@ -207,12 +207,12 @@ class Climb {
     });
   }
 
-  // The bits of a plan, else int8. Nothing where there is nothing to train with.
-  Built* quantized(const std::string& name, const Model& student, const Plan& plan = {}, const Report& before = {}) {
+  // Nothing where there is nothing to train with.
+  Built* quantized(const std::string& name, const Model& student, const Report& before = {}) {
     if (!options_.training.data || options_.training.quantized_epochs == 0) return nullptr;
     if (auto* known = bench_.find(name)) return known;
-    return &bench_.measure(ladder_.finished(name, [&, student, plan, before](const ContextOptions& context) {
-      auto trained = trained_quantized(student, plan, {options_.training, bench_.original(), context});
+    return &bench_.measure(ladder_.finished(name, [&, student, before](const ContextOptions& context) {
+      auto trained = trained_quantized(student, {options_.training, bench_.original(), context});
       Report report = before;
       report.append(trained.report);
       return Applied{std::move(trained.model), std::move(report)};

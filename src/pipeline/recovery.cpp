@@ -122,13 +122,11 @@ Applied taught(Model model, const Lesson& lesson) {
   return {std::move(model), std::move(report)};
 }
 
-Applied trained_quantized(const Model& model, const Plan& plan, const Lesson& lesson) {
+Applied trained_quantized(const Model& model, const Lesson& lesson) {
   const at::AutoGradMode gradients(true);
   const SeededTraining seeded(lesson.context.seed);
   const auto& how = lesson.how;
-  QuantizationAwareTraining student{model,
-                                    Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()},
-                                    lesson.context.calibration};
+  QuantizationAwareTraining student{model, Quantizer{}, lesson.context.calibration};
   auto optimizer = optimizer_of(student, how);
   const auto per_epoch = batches_of(how.data.epoch(0));
   const auto total = static_cast<double>(std::max<std::int64_t>(1, per_epoch * how.quantized_epochs));

@@ -4,7 +4,6 @@
 
 #include "pare/pass/apply.hpp"
 #include "pare/pipeline/auto_training.hpp"
-#include "pare/plan/plan.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -23,9 +22,8 @@ void validate_training(const AutoTraining& training);
 /// @throws Error as `fit`
 Applied taught(Model model, const Lesson& lesson);
 
-/// The integer model of a float one, trained with its rounding.
-/// @param plan the bits of its layers; empty: 8
+/// The int8 model of a float one, trained with its rounding.
 /// @throws Error `pare.pipeline.109` when the loss is not a number; and as `QuantizationAwareTraining`
-Applied trained_quantized(const Model& model, const Plan& plan, const Lesson& lesson);
+Applied trained_quantized(const Model& model, const Lesson& lesson);
 
 PARE_NAMESPACE_END

@@ -1,6 +1,7 @@
 #include "pare/pipeline/sample_scores.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include "pare/core/error.hpp"
 
@@ -11,7 +12,14 @@ namespace {
 at::Tensor classes(const Batches& inputs, const Predictor& predict) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> all;
-  for (const auto& batch : inputs) all.push_back(predict(batch).at(0).flatten(1).argmax(1));
+  for (const auto& batch : inputs) {
+    const auto scores = predict(batch).at(0);
+    if (scores.dim() < 2 || scores.numel() != scores.size(0) * scores.size(1))
+      fail("pare.pipeline.104", "",
+           "classes are judged by outputs of [samples, classes], the network's first is [{}]: give scores of your own",
+           fmt::join(scores.sizes().begin(), scores.sizes().end(), ", "));
+    all.push_back(scores.flatten(1).argmax(1));
+  }
   if (all.empty()) fail("pare.pipeline.104", "", "there are no samples to judge by");
   return at::cat(all);
 }

@@ -18,6 +18,20 @@ at::Tensor damped_inverse(const at::Tensor& covariance, double damping) {
   return at::linalg_inv(damped).to(at::kFloat);
 }
 
+namespace {
+
+// Downdates in single precision may leave a block singular that was not: those lean on their diagonal.
+at::Tensor solved(const at::Tensor& block, const at::Tensor& right) {
+  const auto [solution, info] = at::linalg_solve_ex(block, right);
+  if (!info.any().item<bool>() && solution.isfinite().all().item<bool>()) return solution;
+  auto damped = block.clone();
+  auto diagonal = damped.diagonal(0, -2, -1);
+  diagonal.add_(diagonal.abs().mean(-1, /*keepdim=*/true).mul(1e-3).clamp_min(1e-12));
+  return at::linalg_solve(damped, right);
+}
+
+}  // namespace
+
 Elimination::Elimination(const at::Tensor& weight, const at::Tensor& inverse, std::int64_t units)
     : units_(units),
       width_(weight.size(1) / units),
@@ -39,7 +53,7 @@ at::Tensor Elimination::costs() const {
     for (std::size_t i = 0; i < gone_.size(); ++i)
       if (gone_[i]) inner[static_cast<std::int64_t>(i)].copy_(at::eye(width_, at::kFloat));
     const auto squares = columns.permute({1, 2, 0}).matmul(columns.permute({1, 0, 2}));  // W_b^T W_b of each unit
-    costs = at::linalg_solve(inner, squares).diagonal(0, 1, 2).sum(1);
+    costs = solved(inner, squares).diagonal(0, 1, 2).sum(1);
   }
   auto all = at::full({units_}, std::numeric_limits<double>::infinity(), at::kDouble);
   const auto values = costs.to(at::kDouble).clamp_min(0.0).contiguous();
@@ -58,10 +72,10 @@ void Elimination::remove(const std::vector<std::int64_t>& units) {
   }
   gone_count_ += static_cast<std::int64_t>(units.size());
   const auto features = at::tensor(positions, at::kLong);
-  const auto rows = inverse_.index_select(0, features);                        // [J, F]
-  const auto solved = at::linalg_solve(rows.index_select(1, features), rows);  // [J, F]
-  weight_.addmm_(weight_.index_select(1, features), solved, 1, -1);
-  inverse_.addmm_(rows.t(), solved, 1, -1);
+  const auto rows = inverse_.index_select(0, features);              // [J, F]
+  const auto shares = solved(rows.index_select(1, features), rows);  // [J, F]
+  weight_.addmm_(weight_.index_select(1, features), shares, 1, -1);
+  inverse_.addmm_(rows.t(), shares, 1, -1);
   weight_.index_fill_(1, features, 0);
   inverse_.index_fill_(0, features, 0);
   inverse_.index_fill_(1, features, 0);

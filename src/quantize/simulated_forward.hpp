@@ -13,7 +13,7 @@ PARE_NAMESPACE_BEGIN
 /// What follows a module's own forward and rounds the arguments of its calls.
 class SimulatedForward : public Interceptor {
  public:
-  /// Lets calls of backward passes by and hands the others to `forward_call`.
+  /// Lets calls of backward passes and of Models by and hands the others to `forward_call`.
   void call(const c10::OperatorHandle& op, torch::jit::Stack& stack) final;
   virtual void forward_call(const c10::OperatorHandle& op, torch::jit::Stack& stack) = 0;
   [[nodiscard]] virtual std::vector<std::pair<std::string, at::Tensor>> range_parameters() const = 0;

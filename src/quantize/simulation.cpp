@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/function.h>
 
 #include "capture/module_state.hpp"
+#include "graph/replaying.hpp"
 #include "graph_follower.hpp"
 #include "parameter_follower.hpp"
 #include "pare/core/error.hpp"
@@ -35,7 +36,7 @@ const GraphFollower* with_graph(const std::shared_ptr<SimulatedForward>& forward
 }  // namespace
 
 void SimulatedForward::call(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
-  if (torch::autograd::get_current_node()) {
+  if (torch::autograd::get_current_node() || replaying()) {
     op.callBoxed(stack);
   } else {
     forward_call(op, stack);

@@ -1,6 +1,8 @@
 // What users' modules look like beyond one tensor in, one tensor out.
 #include <torch/torch.h>
 
+#include <limits>
+#include <optional>
 #include <thread>
 
 #include "pare/capture/capture.hpp"
@@ -116,6 +118,31 @@ struct ModesImpl : torch::nn::Module {
   torch::nn::Linear fc{nullptr}, noise{nullptr};
 };
 TORCH_MODULE(Modes);
+
+struct OverwriterImpl : torch::nn::Module {
+  OverwriterImpl() { fc = register_module("fc", torch::nn::Linear(4, 4)); }
+  Tensor forward(Tensor x) { return fc(x.mul_(2)) * std::numeric_limits<double>::quiet_NaN() + x; }
+  torch::nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Overwriter);
+
+struct CountingImpl : torch::nn::Module {
+  CountingImpl() {
+    first = register_module("first", torch::nn::Linear(4, 4));
+    norm = register_module("norm", torch::nn::BatchNorm1d(4));
+  }
+  std::int64_t forward(const Tensor& x) { return norm(first(x)).numel(); }
+  torch::nn::Linear first{nullptr};
+  torch::nn::BatchNorm1d norm{nullptr};
+};
+TORCH_MODULE(Counting);
+
+struct NestedImpl : torch::nn::Module {
+  NestedImpl() { fc = register_module("fc", torch::nn::Linear(4, 4)); }
+  Tensor forward(Tensor x) { return pare::capture(fc, torch::randn({2, 4}))(x); }
+  torch::nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Nested);
 
 template <class Capture>
 std::string error_id(const Capture& capture) {
@@ -240,6 +267,49 @@ TEST_CASE("a failed capture says why and leaves the module alone", "[capture]") 
   Pool pool;
   CHECK(error_id([&] { return pare::capture(pool, torch::randn({2, 5, 16, 16})); }) == "pare.capture.104");
   CHECK(error_id([&] { return pare::capture(pool, torch::randn({0, 3, 16, 16})); }) == "pare.capture.102");
+  Nested nested;
+  CHECK(error_id([&] { return pare::capture(nested, torch::randn({2, 4})); }) == "pare.capture.105");
+}
+
+TEST_CASE("a failed capture names the module that failed, and what it missed", "[capture]") {
+  Counting net;
+  net->eval();
+  CHECK(error_id([&] { return pare::capture(net, torch::randn({2, 4})); }) == "pare.capture.103");
+  const auto mean = net->norm->running_mean.clone();
+  try {
+    static_cast<void>(pare::capture(net, torch::randn({2, 5})));
+    FAIL("five features are one too many");
+  } catch (const pare::Error& error) {
+    CHECK(error.id() == "pare.capture.104");
+    CHECK(error.path() == "first");
+  }
+  CHECK(torch::equal(mean, net->norm->running_mean));
+}
+
+TEST_CASE("a forward that writes to its input is captured, and nobody's input is written", "[capture]") {
+  Overwriter net;
+  const auto example = torch::randn({2, 4});
+  const auto before = example.clone();
+  const auto model = pare::capture(net, example);
+  CHECK(torch::equal(example, before));
+  const auto x = torch::randn({5, 4});
+  const auto copy = x.clone();
+  const auto answer = model(x);
+  CHECK(torch::equal(x, copy));
+  CHECK(torch::allclose(answer, net(x), 0.0, 0.0, /*equal_nan=*/true));
+}
+
+TEST_CASE("a module made in inference mode is captured outside of it", "[capture]") {
+  std::optional<torch::nn::Sequential> net;
+  {
+    const c10::InferenceMode inference;
+    net.emplace(torch::nn::Linear(4, 4), torch::nn::BatchNorm1d(4));
+  }
+  (*net)->eval();
+  const auto model = pare::capture(*net, torch::randn({2, 4}));
+  const torch::NoGradGuard no_grad;
+  const auto x = torch::randn({3, 4});
+  CHECK(torch::equal(model(x), (*net)->forward(x)));
 }
 
 TEST_CASE("a model follows the live weights until it is given its own", "[capture]") {

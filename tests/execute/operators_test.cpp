@@ -306,6 +306,13 @@ TEST_CASE("inputs may lie in memory as they like, and results are the caller's o
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.threads = -1})); }));
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.dtype = torch::kHalf})); }));
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.plans = 0})); }));
+  CHECK(raises("pare.execute.101", [&] {
+    static_cast<void>(pare::compile(built.model, {.node_precision = {{"nobody", torch::kBFloat16}}}));
+  }));
+  auto broken = built.model;
+  const auto& [path, weight] = *broken.weights().begin();
+  broken.set_weight(path, torch::full_like(weight.tensor, std::numeric_limits<float>::quiet_NaN()));
+  CHECK(raises("pare.execute.105", [&] { static_cast<void>(pare::compile(broken)); }));
 }
 
 TEST_CASE("without oneDNN the model runs on ATen and says so", "[execute]") {

@@ -165,6 +165,14 @@ TEST_CASE("bad input to auto is one clear error", "[auto]") {
     options.scores = pare::top1_scores(fixture.unseen, torch::zeros({3}, torch::kLong));
     CHECK(raises("pare.pipeline.104", run));
   }
+  SECTION("outputs that are no classes") {
+    options.scores = [](const pare::Predictor&) {
+      return pare::top1_scores({torch::zeros({2, 3})}, torch::zeros({2}, torch::kLong))([](const auto& batch) {
+        return std::vector<torch::Tensor>{batch[0].unsqueeze(2).expand({2, 3, 4})};
+      });
+    };
+    CHECK(raises("pare.pipeline.104", run));
+  }
   SECTION("cancelled") {
     options.cancelled = [] { return true; };
     CHECK(raises("pare.pipeline.105", run));

@@ -19,7 +19,9 @@ torch::Tensor one(double value) { return torch::tensor(value, torch::kFloat); }
 
 TEST_CASE("the forward is ATen's fake-quantize, bit for bit", "[qat]") {
   torch::manual_seed(0);
-  const auto x = torch::randn({6, 5, 7, 7}) * 3;
+  auto x = torch::randn({6, 5, 7, 7}) * 3;
+  x.view({-1}).narrow(0, 0, 9).copy_(
+      torch::tensor({0.5F, 1.5F, -0.5F, 1e30F, -1e30F, INFINITY, -INFINITY, NAN, -0.0F}));
   for (const auto bits : {2_bits, 4_bits, 8_bits}) {
     for (const auto& grid : {pare::IntegerGrid::unsigned_affine(bits), pare::IntegerGrid::signed_symmetric(bits)}) {
       const auto chosen = pare::choose_qparams({-2.5, 3.1}, grid);
@@ -27,6 +29,9 @@ TEST_CASE("the forward is ATen's fake-quantize, bit for bit", "[qat]") {
       const auto learned =
           pare::learned_fake_quantize(x, one(chosen.scale), one(static_cast<double>(chosen.zero_point)), {grid});
       CHECK(torch::equal(plain, learned));
+      const auto last = x.contiguous(torch::MemoryFormat::ChannelsLast);
+      CHECK(torch::equal(plain, pare::learned_fake_quantize(last, one(chosen.scale),
+                                                            one(static_cast<double>(chosen.zero_point)), {grid})));
 
       const auto scale = torch::rand({5}) + 0.01;
       const auto zero = torch::full({5}, static_cast<double>(chosen.zero_point));

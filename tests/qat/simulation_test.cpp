@@ -125,6 +125,22 @@ TEST_CASE("a simulated ResNet computes what its converted Model computes", "[qat
   CHECK(pare::sqnr_db(simulation.convert()(x), net->forward(x)) > 35.0);
 }
 
+TEST_CASE("a teacher that is a Model of the same network is not rounded with it", "[qat]") {
+  torch::manual_seed(2);
+  auto net = models::CifarResNet(8);
+  net->eval();
+  const auto x = torch::randn({2, 3, 32, 32});
+  const auto teacher = pare::capture(net, x);
+  pare::Simulation simulation{net, x, pare::Quantizer{.weights = 2_bits}};
+  const torch::NoGradGuard no_grad;
+  const auto plain = teacher(x);
+  auto scope = simulation.enter();
+  const auto before = net->forward(x);
+  CHECK(torch::equal(teacher(x), plain));
+  CHECK(torch::equal(net->forward(x), before));
+  CHECK_FALSE(torch::equal(before, plain));
+}
+
 TEST_CASE("attention that is one call of the module is rounded inside, as its converted Model does", "[qat]") {
   torch::manual_seed(6);
   Attention net;

@@ -58,7 +58,8 @@ struct AsArguments<std::tuple<Ts...>> {
 /// and
 ///                in structs with `pare_fields`; other arguments (numbers, flags) are kept as they are
 /// @return a Model whose weights are the module's own tensors, in evaluation mode
-/// @throws Error `pare.capture.101` no tensor in the example, `.104` the forward threw, `.111`–`.113` a write that
+/// @throws Error `pare.capture.101` no tensor in the example, `.103` none in what the forward returns, `.104` the
+///         forward threw, `.105` called inside of another capture, `.111`–`.113` a write that
 /// cannot
 ///         be made pure, `.121` a value read out of a tensor, `.131` the calls depend on the sizes, `.132` a tensor
 ///         from outside the dispatcher, `.133` a number that depends on sizes, `.141` the replay differs from the

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "core/vector_width.hpp"
+
 PARE_NAMESPACE_BEGIN
 
 namespace {
@@ -11,13 +13,6 @@ namespace {
 constexpr std::int64_t kTile = 256;            // points or channels worked on at a time: fits the first cache
 constexpr std::int64_t kPointsOfATask = 4096;  // worth handing to another thread
 constexpr float kRoundsToEven = 12582912.0F;   // 1.5 * 2^23: adding and subtracting it rounds to nearest even
-
-// Inner loops, compiled for each generation of vector registers; the loader picks.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define PARE_EACH_VECTOR_WIDTH [[gnu::target_clones("arch=skylake-avx512", "avx2", "default")]]
-#else
-#define PARE_EACH_VECTOR_WIDTH
-#endif
 
 // `low` and `high` are the grid's ends less its zero point.
 PARE_EACH_VECTOR_WIDTH void quantize_row(const float* from, std::uint8_t* to, std::int64_t count, float inverse,
@@ -49,8 +44,6 @@ PARE_EACH_VECTOR_WIDTH void add_row(std::int32_t* sums, const std::int8_t* row, 
 PARE_EACH_VECTOR_WIDTH void add_row(float* sums, const float* row, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i];
 }
-
-#undef PARE_EACH_VECTOR_WIDTH
 
 void quantize_points(const float* source, std::uint8_t* result, std::int64_t channels, std::int64_t points,
                      std::int64_t count, const Quantization& grid) {

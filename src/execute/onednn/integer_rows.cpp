@@ -6,6 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "core/vector_width.hpp"
+
 PARE_NAMESPACE_BEGIN
 
 namespace {
@@ -17,12 +19,6 @@ constexpr float kCodeOffset = 8;        // of 4 bits: codes are read as 0 to 15
 using LaneFloats [[gnu::vector_size(4 * kLanes)]] = float;
 using LaneInts [[gnu::vector_size(4 * kLanes)]] = std::int32_t;
 using LaneBytes [[gnu::vector_size(kLanes)]] = std::uint8_t;
-
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define PARE_EACH_VECTOR_WIDTH [[gnu::target_clones("avx512f", "avx2", "default")]]
-#else
-#define PARE_EACH_VECTOR_WIDTH
-#endif
 
 /// Where rows that are computed together begin.
 struct DotRows {
@@ -126,8 +122,6 @@ PARE_EACH_VECTOR_WIDTH float offset_product(const float* scale, const float* off
   for (std::int64_t g = 0; g < groups; ++g) total += scale[g] * (constant + offset[g]) * sums[g];
   return total;
 }
-
-#undef PARE_EACH_VECTOR_WIDTH
 
 }  // namespace
 
