@@ -10,12 +10,14 @@ PARE_NAMESPACE_BEGIN
 
 at::Tensor damped_inverse(const at::Tensor& covariance, double damping) {
   auto damped = covariance.clone();
-  const auto mean = std::max(damped.diagonal().mean().item<double>(), 1e-30);
+  const auto mean = std::max(damped.diagonal().mean().item<double>(), 1e-20);  // inputs that are all zero
   damped.diagonal().add_((damping + 1e-9) * mean);
   const auto [factor, info] = at::linalg_cholesky_ex(damped);
   if (info.item<int>() == 0) return at::cholesky_inverse(factor).to(at::kFloat);
-  damped.diagonal().add_(mean);  // a numerically singular covariance: lean on the diagonal
-  return at::linalg_inv(damped).to(at::kFloat);
+  // Inputs that hardly vary about a large mean: what is left of their covariance is rounding, some of it negative.
+  const auto [values, vectors] = at::linalg_eigh(damped);
+  const auto floored = values.clamp_min(std::max(values.max().item<double>() * 1e-9, (damping + 1e-9) * mean));
+  return (vectors / floored).matmul(vectors.t()).to(at::kFloat);
 }
 
 namespace {
@@ -35,8 +37,9 @@ at::Tensor solved(const at::Tensor& block, const at::Tensor& right) {
 Elimination::Elimination(const at::Tensor& weight, const at::Tensor& inverse, std::int64_t units)
     : units_(units),
       width_(weight.size(1) / units),
+      scale_(std::max(inverse.diagonal().mean().item<double>(), 1e-30)),
       weight_(weight.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true)),
-      inverse_(inverse.clone()),
+      inverse_(inverse / scale_),
       present_(static_cast<std::size_t>(units)),
       gone_(static_cast<std::size_t>(units), false) {
   std::iota(present_.begin(), present_.end(), 0);
@@ -56,7 +59,7 @@ at::Tensor Elimination::costs() const {
     costs = solved(inner, squares).diagonal(0, 1, 2).sum(1);
   }
   auto all = at::full({units_}, std::numeric_limits<double>::infinity(), at::kDouble);
-  const auto values = costs.to(at::kDouble).clamp_min(0.0).contiguous();
+  const auto values = (costs.to(at::kDouble) / scale_).clamp_min(0.0).contiguous();
   for (std::size_t i = 0; i < present_.size(); ++i)
     if (!gone_[i])
       all.mutable_data_ptr<double>()[present_[i]] = values.const_data_ptr<double>()[static_cast<std::int64_t>(i)];

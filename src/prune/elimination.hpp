@@ -30,6 +30,7 @@ class Elimination {
   void compact();
 
   std::int64_t units_, width_;
+  double scale_;                       // of the inverse, which is kept at about one: its squares shall not overflow
   at::Tensor weight_, inverse_;        // of the units that are present
   std::vector<std::int64_t> present_;  // units that have columns here, ascending
   std::vector<bool> gone_;             // of those

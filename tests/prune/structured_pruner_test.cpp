@@ -196,6 +196,21 @@ TEST_CASE("least squares leaves less of an error than removal alone", "[pruner]"
   CHECK(error_of(fixture.model, refitted.model, batches) < 0.25 * error_of(fixture.model, plain.model, batches));
 }
 
+TEST_CASE("inputs that hardly vary about a large mean are no obstacle", "[pruner]") {
+  torch::manual_seed(3);
+  auto net = torch::nn::Sequential(torch::nn::Linear(8, 64), torch::nn::ReLU(), torch::nn::Linear(64, 4));
+  const torch::NoGradGuard no_grad;
+  net->ptr<torch::nn::LinearImpl>(0)->weight.mul_(1e-6);
+  net->ptr<torch::nn::LinearImpl>(0)->bias.copy_(torch::rand({64}) + 1);
+  net->eval();
+  const auto model = pare::capture(net, torch::randn({2, 8}));
+  const pare::ContextOptions options{.calibration = pare::Batches{torch::randn({64, 8}), torch::randn({64, 8})}};
+  const auto pruned = pare::apply(pare::Pruner{.ratio = 50_pct}, model, options);
+  CHECK(kept(pruned.model, "0.weight") == 32);
+  const auto x = torch::randn({16, 8});
+  CHECK(torch::allclose(pruned.model(x), model(x), 1e-3, 1e-3));
+}
+
 TEST_CASE("pruning can be repeated", "[pruner]") {
   Fixture fixture;
   auto model = fixture.model;
