@@ -61,11 +61,12 @@ TORCH_MODULE(Net);
 // Adam moves every number by about its rate at a step, whatever the gradient: scales are a hundredth of a weight's
 // range.
 constexpr double kRangeRate = 0.02;
+constexpr double kFewBitsRate = 5e-4;  // the network has been trained: it is to stay near to where it is
+constexpr int64_t kBatch = 64;
 
 // Any forward, in the loop that LibTorch's tutorials write; the rate falls along a cosine.
 template <class Forward>
 void train(Forward&& forward, torch::optim::Optimizer& optimizer, const data::Set& set, int epochs, double rate) {
-  constexpr int64_t kBatch = 64;
   const auto steps = set.size() / kBatch;
   for (int epoch = 0; epoch < epochs; ++epoch) {
     const auto order = torch::randperm(set.size());
@@ -93,7 +94,7 @@ double top1(const pare::Model& model, const data::Set& test) {
 
 struct Sizes {
   int64_t samples = 20000, test = 10000;
-  int epochs = 4, qat_epochs = 3, seeds = 3;
+  int epochs = 7, qat_epochs = 4, seeds = 3;
 };
 
 using Figures = std::map<std::string, std::vector<double>>;
@@ -114,18 +115,20 @@ void run_seed(int seed, const data::Set& learn, const data::Set& test, const Siz
     const auto name = fmt::format("W{}A4", weights.count);
     figures[name + " untrained"].push_back(
         top1(pare::apply(quantizer, model, {.calibration = calibration}).model, test));
-    pare::QuantizationAwareTraining qat{model, quantizer, calibration};
+    // The second half trains what will be run: batch norms folded with the statistics that they have.
+    const auto steps = sizes.qat_epochs * (learn.size() / kBatch);
+    pare::QuantizationAwareTraining qat{model, quantizer, calibration, {.freeze_batch_norm_after = steps / 2}};
     torch::optim::Adam tuned({torch::optim::OptimizerParamGroup(qat.model_parameters()),
                               torch::optim::OptimizerParamGroup(qat.range_parameters())},
-                             torch::optim::AdamOptions(1e-3));
+                             torch::optim::AdamOptions(kFewBitsRate));
     qat.train();
-    train(qat, tuned, learn, sizes.qat_epochs, 1e-3);
+    train(qat, tuned, learn, sizes.qat_epochs, kFewBitsRate);
     figures[name + " trained"].push_back(top1(qat.convert(), test));
   }
   // The float network, trained on as long: what the further epochs alone are worth.
   net->train();
-  torch::optim::Adam further(net->parameters(), torch::optim::AdamOptions(1e-3));
-  train([&](const torch::Tensor& x) { return net(x); }, further, learn, sizes.qat_epochs, 1e-3);
+  torch::optim::Adam further(net->parameters(), torch::optim::AdamOptions(kFewBitsRate));
+  train([&](const torch::Tensor& x) { return net(x); }, further, learn, sizes.qat_epochs, kFewBitsRate);
   net->eval();
   figures["1 float, trained on"].push_back(top1(pare::capture(net, learn.inputs[0].narrow(0, 0, 2)), test));
 }

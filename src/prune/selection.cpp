@@ -59,6 +59,16 @@ class Selection {
     sizes_.remove(units);
     taken_[c] += units.size();
   }
+  // The units that a group lost last, which it may have back: what is left stays round.
+  [[nodiscard]] std::vector<std::int64_t> last(std::size_t c) const {
+    const auto count = std::min(static_cast<std::size_t>(candidates_[c].step), taken_[c]);
+    const auto end = candidates_[c].order.begin() + static_cast<std::ptrdiff_t>(taken_[c]);
+    return {end - static_cast<std::ptrdiff_t>(count), end};
+  }
+  void give_back(std::size_t c, const std::vector<std::int64_t>& units) {
+    sizes_.restore(units);
+    taken_[c] -= units.size();
+  }
   // Sum of the scores of the next units.
   [[nodiscard]] double score(std::size_t c, std::size_t count) const {
     double sum = 0;
@@ -138,6 +148,28 @@ std::string make_up(const ChannelGroup& group) {
   return key;
 }
 
+// The unit that met the target may have freed more than was left to free (a residual channel belongs to many layers):
+// what it made needless comes back, the most important first.
+void give_back_needless(Selection& selection, SizeModel& sizes, std::size_t groups, Quantity quantity, double most) {
+  for (;;) {
+    std::size_t best = groups;
+    double regained = 0;
+    for (std::size_t c = 0; c < groups; ++c) {
+      const auto units = selection.last(c);
+      if (units.empty()) continue;
+      selection.give_back(c, units);
+      const bool fits = sizes.total(quantity) <= most;
+      const auto score = selection.score(c, units.size());
+      selection.take(c, units);
+      if (!fits || (best != groups && score <= regained)) continue;
+      best = c;
+      regained = score;
+    }
+    if (best == groups) return;
+    selection.give_back(best, selection.last(best));
+  }
+}
+
 // The least important first, over all groups.
 std::vector<std::size_t> ranked(const std::vector<RankedGroup>& candidates, SizeModel sizes,
                                 const PruningSettings& settings, const Target& target, double& reached) {
@@ -190,6 +222,9 @@ std::vector<std::size_t> ranked(const std::vector<RankedGroup>& candidates, Size
     family_of[entry.candidate]->first += static_cast<double>(units.size());
     push(entry.candidate);
   }
+  const bool comparable = settings.scope != Scope::Isomorphic && !target.by_units;
+  if (done() && comparable)
+    give_back_needless(selection, sizes, candidates.size(), target.quantity, whole * (1 - target.share + 1e-9));
   done();
   return selection.taken();
 }
