@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "examples/models/cifar_resnet.hpp"
 #include "pare/analysis/channel_groups.hpp"
 #include "pare/analysis/cost.hpp"
 #include "pare/capture/capture.hpp"
@@ -183,6 +184,19 @@ TEST_CASE("budgets are met and counted as executed", "[pruner]") {
   const auto rounded = pare::apply(pare::Pruner{.macs = 30_pct, .round_to = 8}, fixture.model, fixture.options);
   CHECK(kept(rounded.model, "stem.weight") % 8 == 0);
   CHECK(kept(rounded.model, "wide.weight") % 8 == 0);
+}
+
+TEST_CASE("what the last channel to go has made needless comes back", "[pruner]") {
+  torch::manual_seed(2);
+  auto net = models::CifarResNet(20);
+  net->eval();
+  const auto model = pare::capture(net, torch::randn({2, 3, 32, 32}));
+  const auto pruned =
+      pare::apply(pare::Pruner{.importance = pare::L2{}, .macs = 50_pct, .scope = pare::Scope::Global}, model);
+  const auto left =
+      static_cast<double>(pare::Cost(pruned.model).macs()) / static_cast<double>(pare::Cost(model).macs());
+  CHECK(left <= 0.5);
+  CHECK(left > 0.498);  // a residual channel alone is two hundredths of the whole
 }
 
 TEST_CASE("least squares leaves less of an error than removal alone", "[pruner]") {
