@@ -35,7 +35,7 @@ endfunction()
 # Few enough that a change of one of them still builds in half a minute; inside other projects, where nobody changes them,
 # as many as there are.
 function(pare_unity target)
-  set(together 6)
+  set(together 12)
   if(NOT PARE_DEVELOPER_MODE)
     set(together 24)
   endif()

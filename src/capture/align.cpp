@@ -14,12 +14,6 @@ namespace {
 
 bool same_number(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
-bool same_constant(const at::Tensor& a, const at::Tensor& b) {
-  if (a.is_same(b)) return true;
-  if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
-  return a.is_floating_point() ? at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true) : at::equal(a, b);
-}
-
 // The multilinear function through the samples at the corners of the dims' box, as a reduced fraction.
 SymbolicInt interpolate(const std::vector<std::int64_t>& samples, const std::vector<SampledDim>& dims) {
   if (std::all_of(samples.begin(), samples.end(), [&](std::int64_t v) { return v == samples[0]; })) return samples[0];
@@ -111,7 +105,7 @@ struct Aligner {
     if (first.origin != Trace::Origin::Constant) return;
     for (const auto* trace : traces) {
       const auto& other = trace->values[value];
-      if (other.origin == Trace::Origin::Constant && same_constant(other.constant, first.constant)) continue;
+      if (other.origin == Trace::Origin::Constant && same_tensor(other.constant, first.constant)) continue;
       std::size_t call = 0;
       for (; call < traces.front()->calls.size(); ++call) {
         bool reads = false;
@@ -129,6 +123,12 @@ struct Aligner {
 };
 
 }  // namespace
+
+bool same_tensor(const at::Tensor& a, const at::Tensor& b) {
+  if (a.is_same(b)) return true;
+  if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
+  return a.is_floating_point() ? at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true) : at::equal(a, b);
+}
 
 SymbolicTrace align_sizes(const std::vector<const Trace*>& traces, const std::vector<SampledDim>& dims) {
   const Aligner aligner{traces, dims};

@@ -19,6 +19,9 @@ struct SymbolicTrace {
   std::vector<std::vector<SymbolicInt>> sizes;  ///< by value
 };
 
+/// Whether two tensors have one shape, one type and the same numbers, NaN being the same as NaN.
+bool same_tensor(const at::Tensor& a, const at::Tensor& b);
+
 /// Aligns the traces of one mode, recorded at every combination of the dims' low and high sizes (bit i of a trace's
 /// position tells dim i), call by call.
 /// @throws Error `pare.capture.131`, `.132`, `.133`

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 
+#include "capture/align.hpp"
 #include "capture/assemble.hpp"
 #include "capture/module_state.hpp"
 #include "capture/origin.hpp"
@@ -22,6 +23,13 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 constexpr double kRounding = 1e-5;  // of the largest output
+
+// Tensors of their own: a forward may write to its inputs.
+std::vector<at::Tensor> copies(std::vector<at::Tensor> inputs) {
+  for (auto& input : inputs)
+    if (input.defined()) input = input.detach().clone();
+  return inputs;
+}
 
 class Session {
  public:
@@ -104,7 +112,8 @@ class Session {
     return align_sizes(pointers, samples_.dims());
   }
 
-  std::shared_ptr<Recorder> record(const std::vector<at::Tensor>& inputs, Computation computation, bool snapshots) {
+  std::shared_ptr<Recorder> record(const std::vector<at::Tensor>& values, Computation computation, bool snapshots) {
+    const auto inputs = copies(values);
     auto recorder = std::make_shared<Recorder>(tensors_, computation);
     if (snapshots) recorder->keep_snapshots();
     for (const auto& input : inputs) recorder->add_input(input);
@@ -178,10 +187,9 @@ class Session {
   static bool same(const at::Tensor& a, const at::Tensor& b, double tolerance = 0) {
     if (a.defined() != b.defined()) return false;
     if (!a.defined()) return true;
-    if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-    if (!a.is_floating_point()) return at::equal(a, b);
-    if (at::allclose(a, b, 0.0, 0.0, /*equal_nan=*/true)) return true;
-    return tolerance > 0 && a.numel() > 0 &&
+    if (same_tensor(a, b)) return true;
+    return tolerance > 0 && a.numel() > 0 && a.is_floating_point() && a.scalar_type() == b.scalar_type() &&
+           a.sizes() == b.sizes() &&
            at::allclose(a, b, 0.0, tolerance * a.abs().max().item<double>(), /*equal_nan=*/true);
   }
 
@@ -189,7 +197,7 @@ class Session {
     std::vector<at::Tensor> expected, actual;
     try {
       state_.seed();
-      expected = call(Samples::copies(inputs), nullptr);
+      expected = call(copies(inputs), nullptr);
       state_.restore();
       state_.seed();
       actual = model.run(inputs);

@@ -285,7 +285,7 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
     const auto target = stack[stack.size() - count + static_cast<std::size_t>(written)];
     execute(handle, stack, count, operands);
     if (!target.isTensor())
-      fail("pare.capture.111", trace_.module_at(trace_.calls.size()),
+      fail("pare.capture.111", here(),
            "{} writes to a list of tensors; capture cannot follow it: write to one tensor at a time", op.name());
     record_write(op, std::move(operands), static_cast<std::size_t>(written), target.toTensor(), arguments);
   } else if (!returns_tensors(schema)) {
@@ -307,7 +307,7 @@ void Recorder::execute(const c10::OperatorHandle& handle, torch::jit::Stack& sta
     handle.callBoxed(&stack);
   } catch (const std::exception&) {
     const auto module = trace_.module_of(operands);
-    failed_in_ = module.empty() ? trace_.module_at(trace_.calls.size()) : module;
+    failed_in_ = module.empty() ? here() : module;
     throw;
   }
 }
@@ -345,7 +345,7 @@ void Recorder::record_pure(const Op& op, std::vector<Operand> operands, const st
 void Recorder::record_read(const Op& op, std::vector<Operand> operands, const torch::jit::Stack& stack) {
   if (stack.empty() || !reads_values(op)) return;
   const auto& seen = stack.back();
-  const auto where = trace_.module_at(trace_.calls.size());
+  const auto where = here();
   if (op.base() == "aten::equal") {
     if (operands[0].value() == operands[1].value()) return;  // a tensor equals itself, whatever its values
   } else if (depends_on_input(operands)) {

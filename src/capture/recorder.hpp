@@ -47,9 +47,12 @@ class Recorder : public Interceptor {
   /// With snapshots, `tensor()` keeps each result as it was when computed (for finding where a replay departs).
   void keep_snapshots() noexcept { snapshots_ = true; }
   /// The module of the call that threw; else of the last weight read.
-  [[nodiscard]] std::string where() const { return failed_in_.value_or(trace_.module_at(trace_.calls.size())); }
+  [[nodiscard]] std::string where() const { return failed_in_.value_or(here()); }
 
  private:
+  // The module at work, by the last weight read.
+  [[nodiscard]] std::string here() const { return trace_.module_at(trace_.calls.size()); }
+
   struct View {
     c10::TensorImpl* parent = nullptr;
     Op op;

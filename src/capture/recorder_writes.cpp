@@ -42,8 +42,7 @@ ValueId Recorder::functional_write(const Op& op, std::vector<Operand>& operands,
   }
   const auto functional = functional_form(op, operands.size());
   if (!functional)
-    fail("pare.capture.112", trace_.module_at(trace_.calls.size()),
-         "{} writes in place and has no pure form; use the out-of-place op", op.name());
+    fail("pare.capture.112", here(), "{} writes in place and has no pure form; use the out-of-place op", op.name());
   operands.resize(std::min(operands.size(), functional->schema().arguments().size()));
   auto value = emit(*functional, operands, {target}, is_random(*functional))[0];
   const bool promotes = std::any_of(sources.begin(), sources.end(), [&](const at::Tensor& source) {
@@ -68,7 +67,7 @@ void Recorder::write_through(State& state) {
 ValueId Recorder::scatter(const State& parent, const View& view, ValueId child) {
   const auto inverse = inverse_view(view.op, view.operands, parent.alive.sizes(), view.position);
   if (!inverse)
-    fail("pare.capture.113", trace_.module_at(trace_.calls.size()),
+    fail("pare.capture.113", here(),
          "a write through {} cannot be turned into a pure value; write to the whole tensor or copy it first",
          view.op.name());
   auto operands = inverse->operands;

@@ -98,12 +98,6 @@ std::vector<at::Tensor> Samples::at(std::size_t corner) const {
   // Every corner sees values of its own, so that what is read past the dispatcher shows as a constant that changes.
   if (corner > 0)
     for (auto& input : inputs) input = shuffled(input);
-  return copies(inputs);
-}
-
-std::vector<at::Tensor> Samples::copies(std::vector<at::Tensor> inputs) {
-  for (auto& input : inputs)
-    if (input.defined()) input = input.detach().clone();
   return inputs;
 }
 

@@ -21,9 +21,6 @@ class Samples {
   /// Other values at the batch size given (the first dim; the others at their high sizes).
   [[nodiscard]] std::vector<at::Tensor> fresh(std::int64_t first) const;
 
-  /// Tensors of their own: a forward may write to its inputs.
-  [[nodiscard]] static std::vector<at::Tensor> copies(std::vector<at::Tensor> inputs);
-
  private:
   [[nodiscard]] std::vector<at::Tensor> sized(const std::vector<std::int64_t>& sizes) const;
 

@@ -37,46 +37,41 @@ FakeQuantizeKernel kernel_of(double scale, double zero_point, const IntegerGrid&
           static_cast<float>(grid.max)};
 }
 
-// One scale for the whole tensor, dense floats on the CPU: one pass over memory.
+// Dense floats on the CPU with one scale for all: one pass over memory, in pieces of so many.
 constexpr std::int64_t kGrain = 1 << 15;
 
-at::Tensor forward_per_tensor(const at::Tensor& values, const FakeQuantizeKernel& kernel) {
+std::int64_t piece_count(const at::Tensor& values) {
+  return std::max<std::int64_t>(1, (values.numel() + kGrain - 1) / kGrain);
+}
+
+// A tensor like `values` that `run(span, piece, offset)` fills, piece by piece on all threads.
+template <class Run>
+at::Tensor in_pieces(const at::Tensor& values, const Run& run) {
   auto result = at::empty_like(values);
   const auto* x = values.const_data_ptr<float>();
   auto* y = result.mutable_data_ptr<float>();
-  at::parallel_for(0, values.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    round_to_grid(kernel, {x + begin, y + begin, end - begin});
-  });
-  return result;
-}
-
-at::Tensor backward_of_values(const at::Tensor& values, const at::Tensor& gradient, const FakeQuantizeKernel& kernel) {
-  auto result = at::empty_like(values);
-  const auto* x = values.const_data_ptr<float>();
-  const auto* g = gradient.const_data_ptr<float>();
-  auto* dx = result.mutable_data_ptr<float>();
-  at::parallel_for(0, values.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    pass_unsaturated(kernel, {x + begin, dx + begin, end - begin}, g + begin);
+  at::parallel_for(0, piece_count(values), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto piece = first; piece < last; ++piece) {
+      const auto offset = piece * kGrain;
+      run(FloatSpan{x + offset, y + offset, std::min(kGrain, values.numel() - offset)}, piece, offset);
+    }
   });
   return result;
 }
 
 Gradients backward_per_tensor(const at::Tensor& values, const at::Tensor& gradient, const FakeQuantizeKernel& kernel,
                               ScaleGradient learned) {
-  if (learned == ScaleGradient::None) return {backward_of_values(values, gradient, kernel), {}, {}};
-  auto result = at::empty_like(values);
-  const auto* x = values.const_data_ptr<float>();
   const auto* g = gradient.const_data_ptr<float>();
-  auto* dx = result.mutable_data_ptr<float>();
-  const auto chunks = std::max<std::int64_t>(1, (values.numel() + kGrain - 1) / kGrain);
-  std::vector<std::array<double, 2>> partial(static_cast<std::size_t>(chunks), {0.0, 0.0});
-  at::parallel_for(0, chunks, 1, [&](std::int64_t first, std::int64_t last) {
-    for (auto chunk = first; chunk < last; ++chunk) {
-      const auto begin = chunk * kGrain;
-      const auto count = std::min(kGrain, values.numel() - begin);
-      partial[static_cast<std::size_t>(chunk)] = pass_unsaturated_and_sum(
-          kernel, {x + begin, dx + begin, count}, g + begin, learned == ScaleGradient::Rounding);
-    }
+  if (learned == ScaleGradient::None) {
+    auto passed = in_pieces(values, [&](const FloatSpan& span, std::int64_t /*piece*/, std::int64_t offset) {
+      pass_unsaturated(kernel, span, g + offset);
+    });
+    return {std::move(passed), {}, {}};
+  }
+  std::vector<std::array<double, 2>> partial(static_cast<std::size_t>(piece_count(values)), {0.0, 0.0});
+  auto result = in_pieces(values, [&](const FloatSpan& span, std::int64_t piece, std::int64_t offset) {
+    partial[static_cast<std::size_t>(piece)] =
+        pass_unsaturated_and_sum(kernel, span, g + offset, learned == ScaleGradient::Rounding);
   });
   std::array<double, 2> sums{};  // in order: the same sums whatever the number of threads
   for (const auto& part : partial) sums = {sums[0] + part[0], sums[1] + part[1]};
@@ -129,7 +124,10 @@ class Function : public torch::autograd::Function<Function> {
     context->saved_data["gradient"] = static_cast<std::int64_t>(how.scale);
     context->saved_data["factor"] = how.gradient_scale;
     if (how.axis < 0 && is_dense_float(values))
-      return forward_per_tensor(values, kernel_of(s.item<double>(), z.item<double>(), how.grid));
+      return in_pieces(values, [kernel = kernel_of(s.item<double>(), z.item<double>(), how.grid)](
+                                   const FloatSpan& span, std::int64_t /*piece*/, std::int64_t /*offset*/) {
+        round_to_grid(kernel, span);
+      });
     if (how.axis < 0)
       return at::fake_quantize_per_tensor_affine(values, s.item<double>(), z.item<std::int64_t>(), how.grid.min,
                                                  how.grid.max);
