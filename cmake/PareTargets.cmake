@@ -62,6 +62,13 @@ function(pare_unity target)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
 endfunction()
 
+# For examples and tests, whose work is done in the library: they had better be compiled soon than be fast. At this level
+# GCC takes members of LibTorch's optionals for uninitialized.
+function(pare_compile_quickly target)
+  target_compile_options(${target} PRIVATE
+    "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-O1;-Wno-maybe-uninitialized>")
+endfunction()
+
 # The precompiled header that examples, tests and benchmarks share.
 function(pare_shared_header target)
   if(NOT TARGET pare_pch)

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <queue>
+#include <span>
 
 #include "pare/core/error.hpp"
 
@@ -47,10 +48,10 @@ class Selection {
                                     candidate.order.begin() + static_cast<std::ptrdiff_t>(taken_[c] + count));
     for (std::size_t i = 0; i < units.size(); ++i) {  // one after the other: they may share an axis
       if (sizes_.least_left(units[i]) < settings_.min_channels) {
-        sizes_.restore({units.begin(), units.begin() + static_cast<std::ptrdiff_t>(i)});
+        sizes_.restore(std::span(units).first(i));
         return {};
       }
-      sizes_.remove({units[i]});
+      sizes_.remove({&units[i], 1});
     }
     sizes_.restore(units);
     return units;
