@@ -42,12 +42,12 @@ struct Viewed : torch::nn::Module {
   }
 };
 
-struct Fixture {
+struct ViewedFixture {
   Viewed net;
   pare::Model model;
   std::vector<torch::Tensor> before;
 
-  Fixture() {
+  ViewedFixture() {
     torch::manual_seed(0);
     net = Viewed();
     net.norm->eval();  // one flag unlike the others
@@ -85,7 +85,7 @@ const pare::ChannelGroup& of(const std::vector<pare::ChannelGroup>& groups, cons
 }  // namespace
 
 TEST_CASE("sizes written into a forward freeze their group, those it computes do not", "[commit]") {
-  Fixture f;
+  ViewedFixture f;
   torch::manual_seed(7);
   const auto expected = torch::rand({3});
   torch::manual_seed(7);
@@ -100,7 +100,7 @@ TEST_CASE("sizes written into a forward freeze their group, those it computes do
 }
 
 TEST_CASE("a pruner that is told of the live module leaves what it can commit", "[commit]") {
-  Fixture f;
+  ViewedFixture f;
   const auto applied =
       pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = 50_pct, .commit_to = f.net}, f.model);
   f.check_untouched();
@@ -117,7 +117,7 @@ TEST_CASE("a pruner that is told of the live module leaves what it can commit", 
 }
 
 TEST_CASE("a forward that stops is no obstacle to getting the module back", "[commit]") {
-  Fixture f;
+  ViewedFixture f;
   f.net.stop = true;
   const auto groups = pare::committable_groups(f.model, f.net);
   CHECK(of(groups, "computed.weight").frozen.find("no such network") != std::string::npos);
@@ -129,7 +129,7 @@ TEST_CASE("a forward that stops is no obstacle to getting the module back", "[co
 }
 
 TEST_CASE("what could not be committed anyway is said before anything is pruned", "[commit]") {
-  Fixture f;
+  ViewedFixture f;
   const auto folded = pare::apply(pare::FoldBatchNorm{}, f.model).model;
   torch::nn::Linear wrong(3, 3);
   const pare::Model made(f.model.graph(), f.model.weights());
