@@ -13,18 +13,25 @@
 
 PARE_NAMESPACE_BEGIN
 
+bool ChannelGroup::Slice::is_whole() const {
+  if (static_cast<std::int64_t>(indices.size()) != count || entries != 1) return false;
+  for (std::size_t i = 0; i < indices.size(); ++i)
+    if (indices[i] != static_cast<std::int64_t>(i)) return false;
+  return true;
+}
+
 std::string ChannelGroup::text() const {
   auto text =
       fmt::format("{}, {} unit{}{}{}\n", name, size(), size() == 1 ? "" : "s", is_frozen() ? ", frozen: " : "", frozen);
   std::size_t width = 0;
   for (const auto& slice : slices) width = std::max(width, slice.path.size());
   for (const auto& slice : slices)
-    text += fmt::format("  {:<{}} axis {}, {} of {} a unit{}{}\n", slice.path, width, slice.dim,
-                        slice.indices.empty() ? 0 : slice.indices.front().size(), slice.count,
-                        slice.produces   ? ", output"
-                        : slice.consumes ? ", input"
-                                         : "",
-                        slice.is_parameter ? "" : ", buffer");
+    text +=
+        fmt::format("  {:<{}} axis {}, {} of {} a unit{}{}\n", slice.path, width, slice.dim, slice.entries, slice.count,
+                    slice.produces   ? ", output"
+                    : slice.consumes ? ", input"
+                                     : "",
+                    slice.is_parameter ? "" : ", buffer");
   for (const auto& constant : constants) text += fmt::format("  {}\n", constant);
   return text;
 }

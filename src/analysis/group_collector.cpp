@@ -108,7 +108,8 @@ class Builder {
   void add(std::span<const Entry> unit) {
     const auto* reason = tagger_.tags().frozen(unit.front().unit);
     if (reason && reason->hidden) return;
-    std::string key = reason ? reason->text : std::string();
+    auto& key = key_;
+    key.assign(reason ? reason->text : std::string());
     for (std::size_t i = 0; i < unit.size();) {
       const auto axis = unit[i].axis;
       std::size_t count = 0;
@@ -116,16 +117,14 @@ class Builder {
       key.append(reinterpret_cast<const char*>(&axis), sizeof axis);
       key.append(reinterpret_cast<const char*>(&count), sizeof count);
     }
-    auto [known, is_new] = by_key_.try_emplace(std::move(key), groups_.size());
+    const auto [known, is_new] = by_key_.try_emplace(key, groups_.size());
     if (is_new) open(unit, reason);
     auto& group = groups_[known->second];
     group.units.push_back(unit.front().unit);
     std::size_t slice = 0;
     for (std::size_t i = 0; i < unit.size(); ++i) {
       if (i > 0 && unit[i].axis != unit[i - 1].axis) ++slice;
-      auto& indices = group.slices[slice].indices;
-      if (i == 0 || unit[i].axis != unit[i - 1].axis) indices.emplace_back();
-      indices.back().push_back(unit[i].position);
+      group.slices[slice].indices.push_back(unit[i].position);
     }
   }
 
@@ -152,7 +151,10 @@ class Builder {
     ChannelGroup group;
     if (reason) group.frozen = reason->text;
     for (std::size_t i = 0; i < unit.size(); ++i) {
-      if (i > 0 && unit[i].axis == unit[i - 1].axis) continue;
+      if (i > 0 && unit[i].axis == unit[i - 1].axis) {
+        ++group.slices.back().entries;
+        continue;
+      }
       const auto& axis = tagger_.tags().axes()[unit[i].axis];
       const auto& path = model.graph().value(axis.source).name;
       const auto weight = model.weights().find(path);
@@ -164,6 +166,7 @@ class Builder {
                               sides_.outputs.contains(key),
                               sides_.inputs.contains(key),
                               sides_.scales.contains(key),
+                              1,
                               {}});
     }
     groups_.push_back(std::move(group));
@@ -172,6 +175,7 @@ class Builder {
   const Tagger& tagger_;
   Sides sides_;
   std::map<std::string, std::size_t> by_key_;
+  std::string key_;  // of the unit at hand: memory that is kept
   std::vector<ChannelGroup> groups_;
 };
 

@@ -45,9 +45,8 @@ std::vector<std::int64_t> PrunedGroups::gone(const ChannelGroup::Slice& slice) c
   std::vector<std::int64_t> result;
   const auto kept = kept_.find({slice.path, slice.dim});
   if (kept == kept_.end()) return result;
-  for (const auto& unit : slice.indices)
-    for (const auto at : unit)
-      if (!kept->second.contains(at)) result.push_back(at);
+  for (const auto at : slice.indices)
+    if (!kept->second.contains(at)) result.push_back(at);
   return result;
 }
 

@@ -1,7 +1,5 @@
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <functional>
 
 #include "pare/prune/activation.hpp"
@@ -22,40 +20,10 @@ namespace {
 
 bool is_matrix(const SliceView& view) { return view.slice.produces || view.slice.consumes; }
 
-// The sum of squares of each row, float32 numbers once through memory: many sums side by side are vectors to the
-// compiler.
-at::Tensor row_squares(const at::Tensor& rows) {
-  constexpr std::int64_t kLanes = 16, kGrain = 1 << 15;
-  const auto units = rows.size(0), entries = rows.size(1);
-  const bool along = rows.stride(1) == 1 || entries == 1, across = rows.stride(0) == 1;
-  if (rows.scalar_type() != at::kFloat || !(along || across) || rows.numel() == 0)
-    return at::linalg_vector_norm(rows, 2, 1).to(at::kDouble).square();
-  auto result = at::zeros({units}, at::kDouble);
-  const auto* data = rows.const_data_ptr<float>();
-  auto* sums = result.mutable_data_ptr<double>();
-  const auto row_stride = rows.stride(0), stride = rows.stride(1);
-  at::parallel_for(0, units, std::max<std::int64_t>(kLanes, kGrain / entries),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     if (along) {
-                       for (auto u = begin; u < end; ++u) {
-                         const auto* row = data + u * row_stride;
-                         float lanes[kLanes] = {};
-                         std::int64_t e = 0;
-                         for (; e + kLanes <= entries; e += kLanes)
-                           for (std::int64_t k = 0; k < kLanes; ++k) lanes[k] += row[e + k] * row[e + k];
-                         for (; e < entries; ++e) sums[u] += static_cast<double>(row[e]) * row[e];
-                         for (const auto lane : lanes) sums[u] += lane;
-                       }
-                       return;
-                     }
-                     for (std::int64_t e = 0; e < entries; ++e)
-                       for (auto u = begin; u < end; ++u)
-                         sums[u] += static_cast<double>(data[e * stride + u]) * data[e * stride + u];
-                   });
-  return result;
+at::Tensor squares(const SliceView& view) {
+  if (!is_matrix(view)) return {};
+  return view.squares.defined() ? view.squares : view.weight.square().sum(1, false, at::kDouble);
 }
-
-at::Tensor squares(const SliceView& view) { return is_matrix(view) ? row_squares(view.weight) : at::Tensor(); }
 
 }  // namespace
 

@@ -24,8 +24,9 @@ std::vector<bool> zero_units(const at::Tensor& weight, const ChannelGroup::Slice
   const auto nonzero = weight.detach().ne(0).to(at::kLong);
   const auto counts = (axes.empty() ? nonzero : nonzero.sum(axes)).contiguous();
   std::vector<bool> zero;
-  for (const auto& unit : slice.indices)
-    zero.push_back(std::ranges::all_of(unit, [&](auto i) { return counts.const_data_ptr<std::int64_t>()[i] == 0; }));
+  for (std::size_t unit = 0; unit < slice.indices.size() / static_cast<std::size_t>(slice.entries); ++unit)
+    zero.push_back(
+        std::ranges::all_of(slice.of(unit), [&](auto i) { return counts.const_data_ptr<std::int64_t>()[i] == 0; }));
   return zero;
 }
 

@@ -74,7 +74,8 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   validate_pruning(given);
   auto settings = given;
   const bool calibrated = context.has_calibration();
-  if (settings.importance.need != Need::Weights && !calibrated)
+  const auto need = settings.importance.need;
+  if ((need == Need::Gradient || need == Need::Activations) && !calibrated)
     fail("pare.prune.107", "", "this criterion measures on calibration batches, and there are none");
   if (!calibrated) settings.importance.eliminates.reset();
   if (settings.scope == Scope::Automatic)

@@ -7,29 +7,18 @@
 
 #include "elimination.hpp"
 #include "pare/core/error.hpp"
+#include "weight_squares.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// Whether a slice is its whole axis, an entry a unit.
-bool is_whole(const ChannelGroup::Slice& slice) {
-  if (static_cast<std::int64_t>(slice.indices.size()) != slice.count) return false;
-  for (std::size_t u = 0; u < slice.indices.size(); ++u)
-    if (slice.indices[u].size() != 1 || slice.indices[u][0] != static_cast<std::int64_t>(u)) return false;
-  return true;
-}
-
 // The numbers of a tensor that go with each unit: [units, entries].
 at::Tensor gathered(const at::Tensor& tensor, const ChannelGroup::Slice& slice) {
   const auto type = tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   auto rows = tensor.detach().to(at::kCPU, type).movedim(slice.dim, 0);
-  if (!is_whole(slice)) {
-    std::vector<std::int64_t> flat;
-    for (const auto& unit : slice.indices) flat.insert(flat.end(), unit.begin(), unit.end());
-    rows = rows.index_select(0, at::tensor(flat, at::kLong));
-  }
-  return rows.reshape({static_cast<std::int64_t>(slice.indices.size()), -1});
+  if (!slice.is_whole()) rows = rows.index_select(0, at::tensor(slice.indices, at::kLong));
+  return rows.reshape({static_cast<std::int64_t>(slice.indices.size()) / slice.entries, -1});
 }
 
 bool reads(const Reader& reader, const ChannelGroup::Slice& slice) {
@@ -38,7 +27,9 @@ bool reads(const Reader& reader, const ChannelGroup::Slice& slice) {
 
 // Per-channel statistics of the reader's input, averaged over each unit's channels.
 at::Tensor of_units(const at::Tensor& channels, const ChannelGroup::Slice& slice) {
-  return gathered(channels, {slice.path, 0, slice.count, true, false, false, false, slice.indices}).mean(1);
+  auto along = slice;
+  along.dim = 0;
+  return gathered(channels, along).mean(1);
 }
 
 class Scorer {
@@ -81,16 +72,20 @@ class Scorer {
 
  private:
   [[nodiscard]] std::int64_t step_of(const ChannelGroup& group) const {
-    const auto entries = static_cast<std::int64_t>(group.slices.front().indices.front().size());
-    const auto step = settings_.round_to / std::gcd(settings_.round_to, entries);
+    const auto step = settings_.round_to / std::gcd(settings_.round_to, group.slices.front().entries);
     return static_cast<std::int64_t>(group.size()) % step == 0 ? step : 1;
   }
 
-  [[nodiscard]] at::Tensor aggregated(const ChannelGroup& group) const {
+  [[nodiscard]] at::Tensor aggregated(const ChannelGroup& group) {
     std::vector<at::Tensor> scores;
     for (const auto& slice : group.slices) {
       if (!slice.is_parameter) continue;
-      SliceView view{slice, gathered(model_.weight(slice.path), slice)};
+      SliceView view{slice};
+      if (settings_.importance.need == Need::Squares) {
+        view.squares = squares_.of_units(model_.weight(slice.path), slice);
+      } else {
+        view.weight = gathered(model_.weight(slice.path), slice);
+      }
       if (const auto found = gradients_.mean.find(slice.path); found != gradients_.mean.end()) {
         view.gradient = gathered(found->second, slice);
         view.squared_gradient = gathered(gradients_.square.at(slice.path), slice);
@@ -113,8 +108,7 @@ class Scorer {
     }
     if (scores.empty()) {  // nothing the criterion can look at: weights speak for themselves
       for (const auto& slice : group.slices)
-        if (slice.produces || slice.consumes)
-          scores.push_back(gathered(model_.weight(slice.path), slice).square().sum(1).to(at::kDouble));
+        if (slice.produces || slice.consumes) scores.push_back(squares_.of_units(model_.weight(slice.path), slice));
     }
     const auto all = at::stack(scores);
     return settings_.aggregation ? settings_.aggregation(all) : all.sum(0);
@@ -178,9 +172,8 @@ class Scorer {
   // The features that go with each unit, one unit after the other.
   static at::Tensor columns_of(const ChannelGroup::Slice& slice, std::int64_t window) {
     std::vector<std::int64_t> features;
-    for (const auto& unit : slice.indices)
-      for (const auto channel : unit)
-        for (std::int64_t k = 0; k < window; ++k) features.push_back(channel * window + k);
+    for (const auto channel : slice.indices)
+      for (std::int64_t k = 0; k < window; ++k) features.push_back(channel * window + k);
     return at::tensor(features, at::kLong);
   }
 
@@ -221,6 +214,7 @@ class Scorer {
   const PruningSettings& settings_;
   std::vector<Reader> readers_;
   Gradients gradients_;
+  WeightSquares squares_;
 };
 
 }  // namespace

@@ -61,7 +61,8 @@ void check(Net& net, const torch::Tensor& x, const Expected& expected) {
   const std::vector<std::int64_t> leaving{group.units[1], group.units.back()};
   for (const std::size_t u : {std::size_t{1}, group.size() - 1})
     for (const auto& slice : group.slices)
-      model.weight(slice.path).index_fill_(slice.dim, torch::tensor(slice.indices[u]), 0);
+      model.weight(slice.path)
+          .index_fill_(slice.dim, torch::tensor(at::IntArrayRef(slice.of(u).data(), slice.of(u).size())), 0);
   const auto before = model(x);
   remove(model, groups.removal(leaving));
   const auto after = model(x);

@@ -103,7 +103,9 @@ TEST_CASE("units whose contribution is zero leave the outputs as they were", "[p
         if (excluded.contains(group.units[u])) continue;
         removed.push_back(group.units[u]);
         for (const auto& slice : group.slices)
-          if (slice.is_parameter) model.weight(slice.path).index_fill_(slice.dim, torch::tensor(slice.indices[u]), 0);
+          if (slice.is_parameter)
+            model.weight(slice.path)
+                .index_fill_(slice.dim, torch::tensor(at::IntArrayRef(slice.of(u).data(), slice.of(u).size())), 0);
       }
     }
     REQUIRE_FALSE(removed.empty());
@@ -129,5 +131,26 @@ TEST_CASE("units whose contribution is zero leave the outputs as they were", "[p
       const auto scale = std::max(1.0, expected[i].abs().max().item<double>());
       CHECK((expected[i] - actual[i]).abs().max().item<double>() < 1e-5 * scale);
     }
+  }
+}
+
+TEST_CASE("squares that are summed once a weight are those of its numbers", "[pruner]") {
+  struct OwnSquares {
+    at::Tensor operator()(const pare::SliceView& view) const {
+      if (!view.slice.produces && !view.slice.consumes) return {};
+      return view.weight.to(at::kDouble).square().sum(1);
+    }
+  };
+  for (const auto* name : {"resnet8", "mobilenetv2", "shufflenetv2", "unet", "lstm", "transformer", "llama"}) {
+    CAPTURE(name);
+    const auto [bundle, model] = models::captured(name);
+    const auto quick = pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = pare::Ratio{0.5}}, model).model;
+    const auto own = pare::apply(pare::Pruner{.importance = OwnSquares{}, .ratio = pare::Ratio{0.5}}, model).model;
+    bool any = false;
+    for (const auto& [path, weight] : quick.weights()) {
+      CHECK(at::equal(weight.tensor, own.weight(path)));
+      any = any || weight.tensor.numel() < model.weight(path).numel();
+    }
+    CHECK(any);
   }
 }

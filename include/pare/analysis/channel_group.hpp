@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,19 @@ struct ChannelGroup {
     std::int64_t dim = 0;
     std::int64_t count = 0;  ///< entries of the whole axis, other groups' included
     bool is_parameter = true;
-    bool produces = false;                           ///< the axis of a layer's outputs; otherwise inputs or per channel
-    bool consumes = false;                           ///< the axis of a layer's inputs
-    bool scales = false;                             ///< the scale of a batch norm
-    std::vector<std::vector<std::int64_t>> indices;  ///< of each unit, ascending
+    bool produces = false;              ///< the axis of a layer's outputs; otherwise inputs or per channel
+    bool consumes = false;              ///< the axis of a layer's inputs
+    bool scales = false;                ///< the scale of a batch norm
+    std::int64_t entries = 1;           ///< of the axis that a unit takes up
+    std::vector<std::int64_t> indices;  ///< `[units x entries]`: those of each unit, ascending, unit after unit
+
+    /// The indices of one unit.
+    [[nodiscard]] std::span<const std::int64_t> of(std::size_t unit) const {
+      const auto each = static_cast<std::size_t>(entries);
+      return std::span(indices).subspan(unit * each, each);
+    }
+    /// Whether the slice is its whole axis, an entry a unit, in order.
+    [[nodiscard]] bool is_whole() const;
   };
 
   std::string name;                    ///< path and axis of the first slice, e.g. `layer1.0.conv1.weight:0`

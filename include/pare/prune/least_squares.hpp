@@ -15,6 +15,7 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Without calibration data it is `L2`.
 struct LeastSquares {
+  static constexpr auto kNeed = Need::Squares;
   static constexpr bool kEliminates = true;
   double damping = 0.01;  ///< added to the covariance, as a share of its mean diagonal
   /// @return importance of units that no layer reads linearly: squares of the weights, `[units]`

@@ -1,0 +1,89 @@
+#include "weight_squares.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/vector_width.hpp"
+
+PARE_NAMESPACE_BEGIN
+
+namespace {
+
+/// Rows of floats, one behind the other.
+struct FloatRows {
+  const float* data;
+  std::int64_t rows;
+  std::int64_t entries;
+};
+
+constexpr std::int64_t kPieces = 8;  // that a weight is summed in: the same sums whatever the number of threads
+
+}  // namespace
+
+// Adds each row's squares to its own sum, and to that of each place in a row.
+PARE_EACH_VECTOR_WIDTH static void add_squares(const FloatRows& rows, double* of_rows, double* of_places) {
+  constexpr std::int64_t kLanes = 16;  // compilers vectorise these without reordering a sum
+  for (std::int64_t r = 0; r < rows.rows; ++r) {
+    const auto* row = rows.data + r * rows.entries;
+    double lanes[kLanes] = {};
+    std::int64_t e = 0;
+    for (; e + kLanes <= rows.entries; e += kLanes)
+      for (std::int64_t k = 0; k < kLanes; ++k) {
+        const auto square = static_cast<double>(row[e + k]) * static_cast<double>(row[e + k]);
+        of_places[e + k] += square;
+        lanes[k] += square;
+      }
+    for (; e < rows.entries; ++e) {
+      const auto square = static_cast<double>(row[e]) * static_cast<double>(row[e]);
+      of_places[e] += square;
+      lanes[0] += square;
+    }
+    for (const auto lane : lanes) of_rows[r] += lane;
+  }
+}
+
+namespace {
+
+// `[rows, columns, window]`, dense floats: the sums of rows and of columns.
+std::array<at::Tensor, 2> sums_of(const at::Tensor& weight) {
+  const auto rows = weight.size(0), columns = weight.size(1), entries = columns * weight.size(2);
+  auto of_rows = at::zeros({rows}, at::kDouble);
+  auto of_places = at::zeros({kPieces, entries}, at::kDouble);
+  const auto* data = weight.const_data_ptr<float>();
+  auto* row_sums = of_rows.mutable_data_ptr<double>();
+  auto* place_sums = of_places.mutable_data_ptr<double>();
+  const auto length = (rows + kPieces - 1) / kPieces;
+  at::parallel_for(0, kPieces, 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto piece = first; piece < last; ++piece) {
+      const auto begin = std::min(rows, piece * length), end = std::min(rows, begin + length);
+      add_squares({data + begin * entries, end - begin, entries}, row_sums + begin, place_sums + piece * entries);
+    }
+  });
+  return {of_rows, of_places.view({kPieces, columns, -1}).sum({0, 2})};
+}
+
+}  // namespace
+
+at::Tensor WeightSquares::of_units(const at::Tensor& weight, const ChannelGroup::Slice& slice) {
+  at::Tensor sums;
+  if (slice.dim < 2 && weight.dim() >= 2 && weight.numel() > 0) {
+    auto& known = known_[slice.path];
+    if (!known[0].defined()) {
+      const auto dense = weight.detach().to(at::kCPU).contiguous();
+      const auto rows = dense.dim() == 2 ? dense.unsqueeze(2) : dense.flatten(2);
+      known = rows.scalar_type() == at::kDouble ? std::array{rows.square().sum({1, 2}), rows.square().sum({0, 2})}
+                                                : sums_of(rows.to(at::kFloat));
+    }
+    sums = known[static_cast<std::size_t>(slice.dim)];
+  } else {
+    sums = weight.detach().to(at::kCPU, at::kDouble).movedim(slice.dim, 0).flatten(1).square().sum(1);
+  }
+  if (slice.is_whole()) return sums;
+  const auto units = static_cast<std::int64_t>(slice.indices.size()) / slice.entries;
+  return sums.index_select(0, at::tensor(slice.indices, at::kLong)).view({units, -1}).sum(1);
+}
+
+PARE_NAMESPACE_END
