@@ -79,7 +79,7 @@ at::Tensor WeightSquares::of_units(const at::Tensor& weight, const ChannelGroup:
     }
     sums = known[static_cast<std::size_t>(slice.dim)];
   } else {
-    sums = weight.detach().to(at::kCPU, at::kDouble).movedim(slice.dim, 0).flatten(1).square().sum(1);
+    sums = weight.detach().to(at::kCPU, at::kDouble).movedim(slice.dim, 0).reshape({slice.count, -1}).square().sum(1);
   }
   if (slice.is_whole()) return sums;
   const auto units = static_cast<std::int64_t>(slice.indices.size()) / slice.entries;

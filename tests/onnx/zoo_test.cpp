@@ -110,7 +110,7 @@ TEST_CASE("pretrained int8 models predict the same in other runtimes", "[onnx]")
     std::int64_t calibrated, samples, changed;
   };
   // About 1 % may change. A layer's sums rounded in another order differ by a quantum in two of a million, and fifty
-  // layers without a shortcut around them make much of that: of EfficientNet-Lite0's 436 pictures 4 to 6 change, by the
+  // layers make much of that: of EfficientNet-Lite0's 436 pictures 4 to 6 change, by the
   // processor and runtime, and of the first 100 up to three.
   constexpr Known kKnown[] = {
       {"resnet20", "cifar10/resnet20.safetensors", "cifar10/train_lossless_3805.bin", "cifar10/test_lossless_461.bin",
