@@ -4,7 +4,6 @@
 #include <map>
 #include <ostream>
 #include <set>
-#include <unordered_map>
 
 #include "group_collector.hpp"
 #include "pare/core/error.hpp"
@@ -82,10 +81,10 @@ void ChannelGroups::collect() {
   for (;;) {
     groups_ = collect_groups(*tagger_);
     std::vector<bool> removed(static_cast<std::size_t>(tags.size()), false);
-    std::unordered_map<std::int64_t, std::size_t> group_of;
+    std::vector<std::uint32_t> group_of(static_cast<std::size_t>(tags.size()), kNoGroup);
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       if (groups_[g].is_frozen()) continue;
-      for (const auto unit : groups_[g].units) group_of[unit] = g;
+      for (const auto unit : groups_[g].units) group_of[static_cast<std::size_t>(unit)] = static_cast<std::uint32_t>(g);
       for (const auto unit : probed_units(groups_[g])) removed[static_cast<std::size_t>(unit)] = true;
     }
     RemovalPlanner planner(*tagger_, removed);
@@ -97,7 +96,7 @@ void ChannelGroups::collect() {
     const auto reason = tags.reason(obstacle->reason);
     std::set<std::size_t> stuck;
     for (const auto tag : obstacle->tags)
-      if (const auto found = group_of.find(tag); found != group_of.end()) stuck.insert(found->second);
+      if (const auto group = group_of[static_cast<std::size_t>(tag)]; group != kNoGroup) stuck.insert(group);
     if (stuck.empty())
       for (std::size_t g = 0; g < groups_.size(); ++g)
         if (!groups_[g].is_frozen()) stuck.insert(g);
@@ -106,8 +105,8 @@ void ChannelGroups::collect() {
   }
 }
 
-void name_constants(const Tagger& tagger, const Removal& removal,
-                    const std::unordered_map<std::int64_t, std::size_t>& group_of, std::vector<ChannelGroup>& groups) {
+void name_constants(const Tagger& tagger, const Removal& removal, const std::vector<std::uint32_t>& group_of,
+                    std::vector<ChannelGroup>& groups) {
   const auto& graph = tagger.model().graph();
   const auto note = [&](NodeId id, std::size_t position) {
     const auto& node = graph.node(id);
@@ -116,9 +115,9 @@ void name_constants(const Tagger& tagger, const Removal& removal,
       for (const auto& layer : tagger.value(value).layers)
         for (const auto axis : varying_axes(layer))
           for (const auto tag : tags_along(layer, axis))
-            if (const auto found = tag < 0 ? group_of.end() : group_of.find(tagger.tags().find(tag));
-                found != group_of.end())
-              concerned.insert(found->second);
+            if (const auto group = tag < 0 ? kNoGroup : group_of[static_cast<std::size_t>(tagger.tags().find(tag))];
+                group != kNoGroup)
+              concerned.insert(group);
     };
     visit(node.input(0) == kNoValue ? node.output() : node.input(0));
     for (const auto group : concerned) groups[group].constants.push_back(describe(graph, node, position));

@@ -1,6 +1,7 @@
 #include "group_collector.hpp"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 #include <span>
@@ -112,14 +113,17 @@ class Builder {
     key.assign(reason ? reason->text : std::string());
     for (std::size_t i = 0; i < unit.size();) {
       const auto axis = unit[i].axis;
-      std::size_t count = 0;
+      std::uint32_t count = 0;
       for (; i < unit.size() && unit[i].axis == axis; ++i) ++count;
-      key.append(reinterpret_cast<const char*>(&axis), sizeof axis);
-      key.append(reinterpret_cast<const char*>(&count), sizeof count);
+      const std::array<std::uint32_t, 2> part{axis, count};
+      key.append(reinterpret_cast<const char*>(part.data()), sizeof part);
     }
-    const auto [known, is_new] = by_key_.try_emplace(key, groups_.size());
-    if (is_new) open(unit, reason);
-    auto& group = groups_[known->second];
+    if (last_ == by_key_.end() || last_->first != key) {  // neighbours mostly belong to one group
+      const auto [known, is_new] = by_key_.try_emplace(key, groups_.size());
+      if (is_new) open(unit, reason);
+      last_ = known;
+    }
+    auto& group = groups_[last_->second];
     group.units.push_back(unit.front().unit);
     std::size_t slice = 0;
     for (std::size_t i = 0; i < unit.size(); ++i) {
@@ -175,6 +179,7 @@ class Builder {
   const Tagger& tagger_;
   Sides sides_;
   std::map<std::string, std::size_t> by_key_;
+  std::map<std::string, std::size_t>::const_iterator last_ = by_key_.end();
   std::string key_;  // of the unit at hand: memory that is kept
   std::vector<ChannelGroup> groups_;
 };

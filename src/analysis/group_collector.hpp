@@ -1,6 +1,6 @@
 #pragma once
 
-#include <unordered_map>
+#include <cstdint>
 #include <vector>
 
 #include "pare/analysis/channel_group.hpp"
@@ -12,8 +12,11 @@ PARE_NAMESPACE_BEGIN
 /// The classes of a tagged graph as groups: those that take up the same number of entries on the same axes.
 std::vector<ChannelGroup> collect_groups(const Tagger& tagger);
 
-/// Tells each group which constants a trial removal had to edit. @param group_of  the group of each unit
-void name_constants(const Tagger& tagger, const Removal& removal,
-                    const std::unordered_map<std::int64_t, std::size_t>& group_of, std::vector<ChannelGroup>& groups);
+constexpr std::uint32_t kNoGroup = static_cast<std::uint32_t>(-1);
+
+/// Tells each group which constants a trial removal had to edit.
+/// @param group_of  the group of each tag that names a unit, or kNoGroup
+void name_constants(const Tagger& tagger, const Removal& removal, const std::vector<std::uint32_t>& group_of,
+                    std::vector<ChannelGroup>& groups);
 
 PARE_NAMESPACE_END

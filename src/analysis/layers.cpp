@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 PARE_NAMESPACE_BEGIN
 
 at::Tensor normalized(const at::Tensor& layer) {
@@ -57,11 +59,21 @@ at::Tensor stretched(const at::Tensor& layer, std::int64_t axis, std::int64_t si
 }
 
 at::Tensor canonical(const at::Tensor& layer, const TagTable& tags) {
+  const auto name = [&](std::int64_t tag) { return tag < 0 ? std::int64_t{-1} : tags.find(tag); };
+  if (const auto axes = varying_axes(layer); axes.size() == 1) {  // nearly all are so, and most stay as they are
+    auto along = tags_along(layer, axes[0]);
+    bool changed = false;
+    for (auto& tag : along) {
+      const auto before = std::exchange(tag, name(tag));
+      changed = changed || tag != before;
+    }
+    return normalized(changed ? laid_along(along, axes[0], layer.sizes().vec()) : layer);
+  }
   const auto cut = compressed(layer);
   auto result = at::empty_like(cut);
   const auto* from = cut.const_data_ptr<std::int64_t>();
   auto* to = result.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < cut.numel(); ++i) to[i] = from[i] < 0 ? -1 : tags.find(from[i]);
+  for (std::int64_t i = 0; i < cut.numel(); ++i) to[i] = name(from[i]);
   return normalized(result.expand(layer.sizes()));
 }
 

@@ -30,6 +30,7 @@ void RemovalPlanner::keep_of_values() {
       kept_[i].resize(value.sizes.size());
       auto& kept = kept_[i][static_cast<std::size_t>(axes[0])];
       kept.emplace();
+      kept->reserve(tags.size());
       for (std::size_t k = 0; k < tags.size(); ++k)
         if (!is_removed(tags[k])) kept->push_back(static_cast<std::int64_t>(k));
     }

@@ -98,7 +98,7 @@ class SizeModel::Builder {
     }
     auto units = groups_.units_along(value, axis);
     const auto count = static_cast<std::int64_t>(units.size());
-    std::ranges::sort(units);
+    if (!std::ranges::is_sorted(units)) std::ranges::sort(units);
     auto unit = std::ranges::lower_bound(units, 0);
     const auto position = unit == units.end() ? kFixed : counts_.size();
     known_.emplace(key, position);
@@ -106,7 +106,7 @@ class SizeModel::Builder {
     structure_.factors.push_back({of_weight, {}});
     counts_.push_back(count);
     while (unit != units.end()) {
-      const auto next = std::upper_bound(unit, units.end(), *unit);
+      const auto next = std::find_if(unit, units.end(), [&](auto other) { return other != *unit; });
       found_.push_back({*unit, {position, next - unit}});
       unit = next;
     }

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "tagger.hpp"
 
@@ -118,19 +119,25 @@ void Tagger::unite(const std::vector<std::int64_t>& a, const std::vector<std::in
   }
   const bool bare = std::ranges::all_of(a, [](auto tag) { return tag < 0; }) ||
                     std::ranges::all_of(b, [](auto tag) { return tag < 0; });
-  const auto reason = tags_.reason(where(node) + (bare ? " reads a tensor without channels that could be removed"
-                                                       : " reads them beside entries that cannot be removed"));
+  std::optional<std::int32_t> reason;  // few need one
   for (std::size_t i = 0; i < a.size(); ++i) {
     if (a[i] >= 0 && b[i] >= 0) {
       tags_.unite(a[i], b[i]);
     } else if (a[i] >= 0 || b[i] >= 0) {
-      if (!forcing_) tags_.freeze(std::max(a[i], b[i]), reason);
+      if (forcing_) continue;
+      if (!reason)
+        reason = tags_.reason(where(node) + (bare ? " reads a tensor without channels that could be removed"
+                                                  : " reads them beside entries that cannot be removed"));
+      tags_.freeze(std::max(a[i], b[i]), *reason);
     }
   }
 }
 
 void Tagger::unite(const at::Tensor& a, const at::Tensor& b, const Node& node) {
-  if (forcing_ && varying_axes(a) != varying_axes(b)) return;  // which of the axes is the channels' is not known yet
+  const auto axes = varying_axes(a);
+  const bool alike = axes == varying_axes(b);
+  if (forcing_ && !alike) return;  // which of the axes is the channels' is not known yet
+  if (alike && axes.size() == 1) return unite(tags_along(a, axes[0]), tags_along(b, axes[0]), node);
   const auto both = at::broadcast_tensors({a, b});
   auto x = both[0], y = both[1];
   for (std::int64_t k = 0; k < x.dim(); ++k)

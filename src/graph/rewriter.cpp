@@ -1,6 +1,7 @@
 #include "pare/graph/rewriter.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 
@@ -8,6 +9,27 @@
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// `index_select`, which along the second axis uses one thread.
+at::Tensor selected(const at::Tensor& tensor, std::int64_t dim, const at::Tensor& index) {
+  if (dim != 1 || !tensor.is_cpu() || !tensor.is_contiguous() || tensor.numel() == 0)
+    return tensor.index_select(dim, index);
+  auto sizes = tensor.sizes().vec();
+  sizes[1] = index.numel();
+  auto result = at::empty(sizes, tensor.options());
+  constexpr std::int64_t kGrain = 1 << 15;
+  const auto row = tensor.numel() / tensor.size(0);
+  at::parallel_for(0, tensor.size(0), std::max<std::int64_t>(1, kGrain / row),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     auto part = result.narrow(0, begin, end - begin);
+                     at::index_select_out(part, tensor.narrow(0, begin, end - begin), 1, index);
+                   });
+  return result;
+}
+
+}  // namespace
 
 std::vector<Operand> complete(const Op& op, std::vector<Operand> operands, std::string_view where) {
   const auto& arguments = op.schema().arguments();
@@ -216,7 +238,7 @@ void Rewriter::narrow(std::string_view path, std::int64_t dim, std::vector<std::
       fail("pare.graph.114", path, "axis {} has {} entries, and {} is to be kept", dim, tensor.size(dim), entry);
   const at::NoGradGuard no_grad;
   const auto index = at::tensor(kept, at::TensorOptions().dtype(at::kLong).device(tensor.device()));
-  set_weight(path, tensor.detach().index_select(dim, index));
+  set_weight(path, selected(tensor.detach(), dim, index));
   auto entry = model_->weights_.find(path);
   if (entry == model_->weights_.end())
     entry = std::ranges::find_if(model_->weights_, [&](const auto& item) {
