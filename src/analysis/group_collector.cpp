@@ -1,7 +1,6 @@
 #include "group_collector.hpp"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <set>
 #include <span>
@@ -109,21 +108,11 @@ class Builder {
   void add(std::span<const Entry> unit) {
     const auto* reason = tagger_.tags().frozen(unit.front().unit);
     if (reason && reason->hidden) return;
-    auto& key = key_;
-    key.assign(reason ? reason->text : std::string());
-    for (std::size_t i = 0; i < unit.size();) {
-      const auto axis = unit[i].axis;
-      std::uint32_t count = 0;
-      for (; i < unit.size() && unit[i].axis == axis; ++i) ++count;
-      const std::array<std::uint32_t, 2> part{axis, count};
-      key.append(reinterpret_cast<const char*>(part.data()), sizeof part);
-    }
-    if (last_ == by_key_.end() || last_->first != key) {  // neighbours mostly belong to one group
-      const auto [known, is_new] = by_key_.try_emplace(key, groups_.size());
-      if (is_new) open(unit, reason);
-      last_ = known;
-    }
-    auto& group = groups_[last_->second];
+    if (last_.empty() || reason != last_reason_ || !std::ranges::equal(unit, last_, {}, &Entry::axis, &Entry::axis))
+      group_ = group_of(unit, reason);  // neighbours mostly belong to one group
+    last_ = unit;
+    last_reason_ = reason;
+    auto& group = groups_[group_];
     group.units.push_back(unit.front().unit);
     std::size_t slice = 0;
     for (std::size_t i = 0; i < unit.size(); ++i) {
@@ -150,6 +139,15 @@ class Builder {
   }
 
  private:
+  // The group of those that are frozen for the same reason and take up as many entries of the same axes.
+  std::size_t group_of(std::span<const Entry> unit, const TagTable::Reason* reason) {
+    std::string key = reason ? reason->text : std::string();
+    for (const auto& entry : unit) key.append(reinterpret_cast<const char*>(&entry.axis), sizeof entry.axis);
+    const auto [known, is_new] = by_key_.try_emplace(std::move(key), groups_.size());
+    if (is_new) open(unit, reason);
+    return known->second;
+  }
+
   void open(std::span<const Entry> unit, const TagTable::Reason* reason) {
     const auto& model = tagger_.model();
     ChannelGroup group;
@@ -179,8 +177,9 @@ class Builder {
   const Tagger& tagger_;
   Sides sides_;
   std::map<std::string, std::size_t> by_key_;
-  std::map<std::string, std::size_t>::const_iterator last_ = by_key_.end();
-  std::string key_;  // of the unit at hand: memory that is kept
+  std::span<const Entry> last_;
+  const TagTable::Reason* last_reason_ = nullptr;
+  std::size_t group_ = 0;  // of the last unit
   std::vector<ChannelGroup> groups_;
 };
 

@@ -25,14 +25,14 @@ void RemovalPlanner::keep_of_values() {
       const auto axes = varying_axes(layer);
       if (axes.size() != 1) continue;
       const auto tags = tags_along(layer, axes[0]);
-      if (std::ranges::none_of(tags, [&](auto tag) { return is_removed(tag); })) continue;
+      Kept kept;
+      kept.reserve(tags.size());
+      for (std::size_t k = 0; k < tags.size(); ++k)
+        if (!is_removed(tags[k])) kept.push_back(static_cast<std::int64_t>(k));
+      if (kept.size() == tags.size()) continue;
       touched_[i] = true;
       kept_[i].resize(value.sizes.size());
-      auto& kept = kept_[i][static_cast<std::size_t>(axes[0])];
-      kept.emplace();
-      kept->reserve(tags.size());
-      for (std::size_t k = 0; k < tags.size(); ++k)
-        if (!is_removed(tags[k])) kept->push_back(static_cast<std::int64_t>(k));
+      kept_[i][static_cast<std::size_t>(axes[0])] = std::move(kept);
     }
   }
 }
