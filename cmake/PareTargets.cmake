@@ -32,7 +32,7 @@ function(pare_link_onednn target)
 endfunction()
 
 # Sources of one folder are compiled a few at a time: most of what a translation unit costs is LibTorch, once for each.
-# Few enough that a change of one of them still builds in half a minute; inside other projects, where nobody changes them,
+# Few enough that a change of one of them still builds within a minute; inside other projects, where nobody changes them,
 # as many as there are.
 function(pare_unity target)
   set(together 12)

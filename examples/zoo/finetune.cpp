@@ -25,6 +25,11 @@ torch::Tensor augmented(const torch::Tensor& images) {
   return torch::stack(moved);
 }
 
+torch::Tensor mixed_in_pairs(const torch::Tensor& images) {
+  const auto share = torch::rand({images.size(0), 1, 1, 1});
+  return images * share + images.roll(1, 0) * (1 - share);
+}
+
 pare::TrainingData shuffled(const data::Set& set, std::int64_t batch, std::uint64_t seed) {
   auto tensors = set.inputs;
   tensors.push_back(set.labels);
@@ -106,7 +111,9 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
   const auto hidden = options.hidden_share > 0 ? hidden_of(student, teacher) : std::vector<Hidden>{};
   const auto loss = [&](const pare::Batch& batch) {
     pare::Batch inputs(batch.begin(), batch.end() - 1);
-    if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
+    const bool pictures = inputs[0].dim() == 4, mixed = pictures && options.mixed;
+    if (pictures) inputs[0] = augmented(inputs[0]);
+    if (mixed) inputs[0] = mixed_in_pairs(inputs[0]);
     torch::Tensor answer;
     Seen theirs, own;
     {
@@ -115,7 +122,7 @@ double finetune(pare::Model& student, pare::Model teacher, const data::Set& trai
     }
     const auto own_answer = run(student, inputs, hidden, own);
     const auto outputs =
-        distillation_loss(own_answer, answer, batch.back(), options.temperature, options.teacher_share);
+        distillation_loss(own_answer, answer, batch.back(), options.temperature, mixed ? 1.0 : options.teacher_share);
     return hidden.empty() ? outputs : outputs + options.hidden_share * hidden_loss(hidden, own, theirs);
   };
   return pare::fit(student, shuffled(train, std::min(options.batch, train.size()), options.seed), loss,
