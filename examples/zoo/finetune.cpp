@@ -25,11 +25,6 @@ torch::Tensor augmented(const torch::Tensor& images) {
   return torch::stack(moved);
 }
 
-torch::Tensor mixed_in_pairs(const torch::Tensor& images) {
-  const auto share = torch::rand({images.size(0), 1, 1, 1});
-  return images * share + images.roll(1, 0) * (1 - share);
-}
-
 pare::TrainingData shuffled(const data::Set& set, std::int64_t batch, std::uint64_t seed) {
   auto tensors = set.inputs;
   tensors.push_back(set.labels);
@@ -47,6 +42,12 @@ torch::Tensor distillation_loss(const torch::Tensor& student, const torch::Tenso
 }
 
 namespace {
+
+// Each picture with the next one, by a random share of its own.
+torch::Tensor mixed_in_pairs(const torch::Tensor& images) {
+  const auto share = torch::rand({images.size(0), 1, 1, 1});
+  return images * share + images.roll(1, 0) * (1 - share);
+}
 
 // A residual sum that student and teacher both have.
 struct Hidden {

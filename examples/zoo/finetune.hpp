@@ -27,9 +27,6 @@ struct FinetuneOptions {
 /// normalising makes zero.
 torch::Tensor augmented(const torch::Tensor& images);
 
-/// Each picture mixed with the next one, by a random share of its own.
-torch::Tensor mixed_in_pairs(const torch::Tensor& images);
-
 /// Samples and their labels, in another order each epoch.
 pare::TrainingData shuffled(const data::Set& set, std::int64_t batch, std::uint64_t seed = 0);
 
