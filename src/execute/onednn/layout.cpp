@@ -28,6 +28,12 @@ bool is_plain(const memory::desc& layout) {
   return layout.get_format_kind() == memory::format_kind::blocked && layout.get_inner_nblks() == 0;
 }
 
+bool is_dense(const memory::desc& layout) {
+  std::size_t bytes = memory::data_type_size(layout.get_data_type());
+  for (const auto size : layout.get_padded_dims()) bytes *= static_cast<std::size_t>(size);
+  return layout.get_size() == bytes;
+}
+
 bool reads_row_major(const memory::desc& layout) {
   if (layout.get_format_kind() != memory::format_kind::blocked) return false;
   const auto dims = layout.get_dims(), strides = layout.get_strides();

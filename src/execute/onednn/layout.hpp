@@ -12,6 +12,8 @@ dnnl::memory::dims row_major_strides(const dnnl::memory::dims& dims);
 dnnl::memory::dims channels_last_strides(const dnnl::memory::dims& dims);
 /// Whether elements lie at strides, without blocks.
 bool is_plain(const dnnl::memory::desc& layout);
+/// Whether elements lie without gaps and none twice: in blocks, or at strides that leave nothing out.
+bool is_dense(const dnnl::memory::desc& layout);
 /// Whether memory in this layout reads as row-major: strides of dims of size 1 do not count, nor does a channel block
 /// with nothing behind it.
 bool reads_row_major(const dnnl::memory::desc& layout);

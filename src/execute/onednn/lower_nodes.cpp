@@ -4,6 +4,7 @@
 #include <array>
 
 #include "execute/onednn/lowering.hpp"
+#include "pare/numerics/batch_norm_folding.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -75,8 +76,8 @@ void Lowering::lower_node(const Node& node) {
     return;
   }
   if (is_float && !first_constant && node.outputs.size() == 1) {
-    if (lower_elementwise(node, step) || lower_binary(node, step) || lower_pooling(node, step) ||
-        lower_mean(node, step) || lower_normalization(node, step)) {
+    if (lower_elementwise(node, step) || lower_binary(node, step) || lower_batch_norm(node, step) ||
+        lower_pooling(node, step) || lower_mean(node, step) || lower_normalization(node, step)) {
       const auto output = root(node.output());
       if (program_.quantization[index(output)]) {  // max pooling hands on its input's integers
         step.outputs = {output};
@@ -159,19 +160,41 @@ bool Lowering::lower_binary(const Node& node, ProgramStep& step) {
                    : sub ? algorithm::binary_sub
                    : mul ? algorithm::binary_mul
                          : algorithm::binary_div;
-  // A clipping activation behind it.
+  absorb_activation(node, step);
+  return true;
+}
+
+// An activation that is the only reader becomes part of the step.
+void Lowering::absorb_activation(const Node& node, ProgramStep& step) {
   const auto uses = users(node.output());
-  if (uses.size() == 1 && uses[0] != kNoNode) {
-    const auto& next = graph_.node(uses[0]);
-    PostOp post;
-    if (!next.barrier && !done_[index(next.id)] && next.outputs.size() == 1 && next.is("aten::relu") &&
-        activation(next, post)) {
-      step.post.push_back(post);
-      step.absorbed.push_back(next.id);
-      done_[index(next.id)] = true;
-      program_.root[index(node.output())] = next.output();  // never stored by itself
-    }
-  }
+  if (uses.size() != 1 || uses[0] == kNoNode) return;
+  const auto& next = graph_.node(uses[0]);
+  PostOp post;
+  if (next.barrier || done_[index(next.id)] || next.outputs.size() != 1 || next.is("aten::clamp.Tensor") ||
+      next.is("aten::clamp_min.Tensor") || input(next, 0) != root(node.output()) || !activation(next, post))
+    return;
+  step.post.push_back(post);
+  step.absorbed.push_back(next.id);
+  done_[index(next.id)] = true;
+  program_.root[index(node.output())] = next.output();  // never stored by itself
+}
+
+// A batch norm in evaluation that no layer in front could take in.
+bool Lowering::lower_batch_norm(const Node& node, ProgramStep& step) {
+  const auto* training = node.is("aten::batch_norm") ? node.operand("training").get<Flag>() : nullptr;
+  if (!training || (*training != Flag::False && *training != Flag::Training)) return false;
+  const auto rank = type(node.output()).rank();
+  if (rank < 2 || rank > 5 || node.input(3) == kNoValue || node.input(4) == kNoValue) return false;
+  for (std::size_t i = 1; i < 5; ++i)
+    if (node.input(i) != kNoValue && !is_constant(node.input(i))) return false;
+  const auto read = [&](std::size_t i) { return node.input(i) == kNoValue ? at::Tensor() : constant(node.input(i)); };
+  const auto affine =
+      batch_norm_affine(read(1), read(2), read(3), read(4), node.operand("eps").number().value_or(1e-5));
+  step.kind = StepKind::ChannelAffine;
+  step.inputs = {input(node, 0)};
+  step.gamma = affine.scale;
+  step.beta_tensor = fold_bias({}, affine, at::kDouble);
+  absorb_activation(node, step);
   return true;
 }
 
@@ -183,7 +206,8 @@ bool Lowering::lower_pooling(const Node& node, ProgramStep& step) {
   const std::size_t spatial =
       node.op.base().back() == 'd' ? static_cast<std::size_t>(node.op.base()[node.op.base().size() - 2] - '0') : 0;
   if (rank != spatial + 2) return false;
-  if (node.operand("ceil_mode").boolean().value_or(true)) return false;
+  const auto ceil_mode = node.operand("ceil_mode").boolean();
+  if (!ceil_mode) return false;
   const auto read = [&](std::string_view name, std::int64_t otherwise) {
     auto values = node.operand(name).integers().value_or(memory::dims{});
     if (values.empty()) values.push_back(otherwise);
@@ -201,7 +225,11 @@ bool Lowering::lower_pooling(const Node& node, ProgramStep& step) {
     if (node.operand("count_include_pad").is_none()) return false;
     const auto include = node.operand("count_include_pad").boolean().value_or(true);
     if (spatial > 1 && !node.operand("divisor_override").is_none()) return false;
-    step.algorithm = include ? algorithm::pooling_avg_include_padding : algorithm::pooling_avg_exclude_padding;
+    // A window beyond the edge counts what lies inside the image and its padding: oneDNN knows all of it or none.
+    const bool padded = std::ranges::any_of(window.pads_before, [](std::int64_t pad) { return pad > 0; });
+    if (*ceil_mode && include && padded) return false;
+    step.algorithm =
+        include && !*ceil_mode ? algorithm::pooling_avg_include_padding : algorithm::pooling_avg_exclude_padding;
   }
   step.kind = StepKind::Pooling;
   step.inputs = {input(node, 0)};

@@ -51,6 +51,8 @@ class Lowering {
   void lower_node(const Node& node);
   bool lower_elementwise(const Node& node, ProgramStep& step);
   bool lower_binary(const Node& node, ProgramStep& step);
+  bool lower_batch_norm(const Node& node, ProgramStep& step);
+  void absorb_activation(const Node& node, ProgramStep& step);
   bool lower_pooling(const Node& node, ProgramStep& step);
   bool lower_mean(const Node& node, ProgramStep& step);
   bool lower_normalization(const Node& node, ProgramStep& step);

@@ -77,6 +77,8 @@ void PlanBuilder::emit(const ProgramStep& step) {
         return emit_product(step);
       case StepKind::Binary:
         return emit_binary(step);
+      case StepKind::ChannelAffine:
+        return emit_channel_affine(step);
       case StepKind::Eltwise:
         return emit_eltwise(step);
       case StepKind::Pooling:

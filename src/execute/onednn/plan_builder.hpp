@@ -60,7 +60,7 @@ class PlanBuilder {
   void call(std::function<void(PlanInstance&)> function, const std::vector<int>& buffers,
             const std::vector<int>& tensors = {});
 
-  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_elementwise.cpp, plan_other.cpp).
+  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_binary.cpp, plan_elementwise.cpp, plan_other.cpp).
   struct Epilogue {
     dnnl::primitive_attr attr;
     std::vector<PlanArgument> arguments;
@@ -91,6 +91,12 @@ class PlanBuilder {
   void emit_integer_rows(const ProgramStep& step);
   void emit_product(const ProgramStep& step);
   void emit_binary(const ProgramStep& step);
+  void emit_integer_sum(const ProgramStep& step);
+  void emit_float_binary(const ProgramStep& step);
+  void emit_binary_on_aten(const ProgramStep& step);
+  void emit_channel_affine(const ProgramStep& step);
+  void finish_binary(const ProgramStep& step, const dnnl::binary::primitive_desc& description, const Stored& left,
+                     std::vector<PlanArgument> arguments, bool integers);
   void emit_eltwise(const ProgramStep& step);
   void emit_pooling(const ProgramStep& step);
   void emit_mean(const ProgramStep& step);

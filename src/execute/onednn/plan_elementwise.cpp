@@ -17,7 +17,8 @@ using desc = memory::desc;
 void PlanBuilder::emit_eltwise(const ProgramStep& step) {
   const auto output = step.outputs[0];
   const auto type = onednn_type(step.dtype);
-  const auto source = typed(step.inputs[0], type);
+  auto source = typed(step.inputs[0], type);
+  if (!is_dense(source.layout)) source = row_major(step.inputs[0], type);  // the fast kernels know no gaps
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
@@ -28,61 +29,6 @@ void PlanBuilder::emit_eltwise(const ProgramStep& step) {
   call(dnnl::eltwise_forward(description), description,
        {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result)});
   row(step, description.impl_info_str(), precision_of(step, false));
-  store(output, result);
-  quantize_result(output);
-}
-
-void PlanBuilder::emit_binary(const ProgramStep& step) {
-  const auto output = step.outputs[0];
-  const auto dims = sizes(output);
-  const auto& left_grid = quantization(step.inputs[0]);
-  const auto& right_grid = quantization(step.inputs[1]);
-  auto left = stored(step.inputs[0]);
-  const bool constant = program_.constants.contains(index(step.inputs[1]));
-  const bool integers = step.algorithm == dnnl::algorithm::binary_add && left_grid && right_grid &&
-                        is_integer(left.layout.get_data_type()) && quantization(output) &&
-                        sizes(step.inputs[1]) == dims && is_plain(left.layout);
-  const auto type = integers ? quantization(output)->type() : onednn_type(step.dtype);
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  std::vector<PlanArgument> arguments;
-  dnnl::post_ops ops;
-  Stored right;
-  if (integers) {
-    right = in_layout(step.inputs[1], desc(dims, right_grid->type(), left.layout.get_strides()));
-    attr.set_scales_mask(DNNL_ARG_SRC_0, 0);
-    attr.set_scales_mask(DNNL_ARG_SRC_1, 0);
-    arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC_0, scalar(left_grid->scale)));
-    arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC_1, scalar(right_grid->scale)));
-    // The kernel knows no zero points: their part of the sum is a constant.
-    const auto shift = -(left_grid->scale * static_cast<float>(left_grid->zero_point) +
-                         right_grid->scale * static_cast<float>(right_grid->zero_point));
-    if (shift != 0) ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1, shift);
-  } else {
-    left = typed(step.inputs[0], type);
-    auto right_dims = sizes(step.inputs[1]);
-    right_dims.insert(right_dims.begin(), dims.size() - right_dims.size(), 1);
-    if (sizes(step.inputs[1]) == dims && !constant) {
-      right = is_plain(left.layout) ? in_layout(step.inputs[1], desc(dims, type, left.layout.get_strides()))
-                                    : in_layout(step.inputs[1], left.layout);
-    } else {
-      right = shaped(step.inputs[1], constant ? data_type::f32 : type, right_dims);
-    }
-  }
-  for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
-  if (integers) {
-    const auto& grid = *quantization(output);
-    ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1 / grid.scale, static_cast<float>(grid.zero_point));
-  }
-  attr.set_post_ops(ops);
-  const desc layout = integers ? desc(dims, type, left.layout.get_strides()) : left.layout;
-  const dnnl::binary::primitive_desc description(cpu_engine(), step.algorithm, left.layout, right.layout, layout, attr);
-  const auto result = allocate(layout);
-  arguments.push_back(argument(DNNL_ARG_SRC_0, left));
-  arguments.push_back(argument(DNNL_ARG_SRC_1, right));
-  arguments.push_back(argument(DNNL_ARG_DST, result));
-  call(dnnl::binary(description), description, std::move(arguments));
-  row(step, description.impl_info_str(), precision_of(step, integers));
   store(output, result);
   quantize_result(output);
 }

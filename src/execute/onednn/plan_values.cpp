@@ -124,9 +124,7 @@ PlanBuilder::Stored PlanBuilder::typed(ValueId value, data_type type) {
     if (one.buffer >= 0 && one.layout.get_data_type() == type) return one;
   // A dense copy: strides of a slice or a broadcast do not carry over.
   auto layout = with_type(first.layout, type);
-  std::size_t bytes = layout.get_size(), dense = memory::data_type_size(type);
-  for (const auto size : layout.get_dims()) dense *= static_cast<std::size_t>(size);
-  if (bytes != dense) layout = {layout.get_dims(), type, row_major_strides(layout.get_dims())};
+  if (!is_dense(layout)) layout = {layout.get_dims(), type, row_major_strides(layout.get_dims())};
   return in_layout(value, layout);
 }
 

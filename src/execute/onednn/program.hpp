@@ -38,6 +38,7 @@ enum class StepKind : std::uint8_t {
   IntegerRows,
   MatMul,
   Binary,
+  ChannelAffine,
   Eltwise,
   Pooling,
   SpatialMean,
@@ -83,7 +84,7 @@ struct ProgramStep {
   bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
   std::shared_ptr<const IntegerRows> rows{};  ///< of IntegerRows, and of Embedding in place of `table`
-  at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm
+  at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm; of ChannelAffine, in double
   IntegerTable table{};                       ///< of Embedding
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::string reason{};  ///< why on ATen
