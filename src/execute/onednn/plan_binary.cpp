@@ -24,6 +24,12 @@ bool is_reference(const dnnl::primitive_desc_base& description) {
   return std::string_view(description.impl_info_str()).starts_with("ref");
 }
 
+memory floats(const at::Tensor& values, const memory::dims& dims) {
+  memory result({dims, memory::data_type::f32, row_major_strides(dims)}, cpu_engine());
+  at::from_blob(result.get_data_handle(), values.sizes(), at::kFloat).copy_(values);
+  return result;
+}
+
 void compute(dnnl::algorithm algorithm, at::Tensor out, const at::Tensor& left, const at::Tensor& right) {
   switch (algorithm) {
     case dnnl::algorithm::binary_add:
@@ -59,10 +65,6 @@ void PlanBuilder::emit_integer_sum(const ProgramStep& step) {
   const auto& left_grid = *quantization(step.inputs[0]);
   const auto& right_grid = *quantization(step.inputs[1]);
   const auto& grid = *quantization(output);
-  auto left = stored(step.inputs[0]);
-  if (!is_dense(left.layout))
-    left = in_layout(step.inputs[0], desc(dims, left.layout.get_data_type(), row_major_strides(dims)));
-  const auto right = in_layout(step.inputs[1], desc(dims, right_grid.type(), left.layout.get_strides()));
   auto attr = with_scratchpad();
   attr.set_scales_mask(DNNL_ARG_SRC_0, 0);
   attr.set_scales_mask(DNNL_ARG_SRC_1, 0);
@@ -78,9 +80,17 @@ void PlanBuilder::emit_integer_sum(const ProgramStep& step) {
   for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
   ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1 / grid.scale, static_cast<float>(grid.zero_point));
   attr.set_post_ops(ops);
-  const desc layout(dims, grid.type(), left.layout.get_strides());
-  const dnnl::binary::primitive_desc description(cpu_engine(), step.algorithm, left.layout, right.layout, layout, attr);
-  arguments.push_back(argument(DNNL_ARG_SRC_1, right));
+  const auto describe = [&](const memory::dims& strides) {
+    return dnnl::binary::primitive_desc(cpu_engine(), step.algorithm, desc(dims, left_grid.type(), strides),
+                                        desc(dims, right_grid.type(), strides), desc(dims, grid.type(), strides), attr);
+  };
+  const auto& made = stored(step.inputs[0]).layout;
+  auto strides = is_dense(made) ? made.get_strides() : row_major_strides(dims);
+  auto description = describe(strides);
+  if (is_reference(description)) description = describe(strides = row_major_strides(dims));
+  if (is_reference(description)) return emit_binary_on_aten(step);
+  const auto left = in_layout(step.inputs[0], desc(dims, left_grid.type(), strides));
+  arguments.push_back(argument(DNNL_ARG_SRC_1, in_layout(step.inputs[1], desc(dims, right_grid.type(), strides))));
   finish_binary(step, description, left, std::move(arguments), true);
 }
 
@@ -133,20 +143,19 @@ void PlanBuilder::emit_binary_on_aten(const ProgramStep& step) {
   quantize_result(output);
 }
 
-// `x * gamma[c] + beta[c]`, from integers or floats to integers or floats: the grids go into the two vectors.
+// `x * gamma[c] + beta[c]` from integers or to integers: their grids go into the two vectors.
 void PlanBuilder::emit_channel_affine(const ProgramStep& step) {
   const auto output = step.outputs[0];
   auto source = stored(step.inputs[0]);
   const bool integers = is_integer(source.layout.get_data_type());
-  if (!integers) source = typed(step.inputs[0], onednn_type(step.dtype));
   const auto& grid = quantization(output);
-  const auto from = source.layout.get_data_type(), to = grid ? grid->type() : onednn_type(step.dtype);
-  if (!is_dense(source.layout) || (from != to && !is_plain(source.layout))) {
+  if (!integers && !grid) return emit_float_affine(step);
+  if (!integers) source = typed(step.inputs[0], onednn_type(step.dtype));
+  if (!is_dense(source.layout) || !is_plain(source.layout)) {
     const auto dims = source.layout.get_dims();
-    source = in_layout(step.inputs[0], desc(dims, from, channels_last_strides(dims)));
+    source = in_layout(step.inputs[0], desc(dims, source.layout.get_data_type(), channels_last_strides(dims)));
   }
-  const auto layout = from == to ? source.layout : with_type(source.layout, to);
-  auto gamma = step.gamma, beta = step.beta_tensor;  // double
+  auto gamma = step.gamma, beta = step.beta_tensor;
   if (integers) {
     const auto& read = *quantization(step.inputs[0]);
     gamma = gamma * read.scale;
@@ -154,24 +163,43 @@ void PlanBuilder::emit_channel_affine(const ProgramStep& step) {
   }
   memory::dims vector(source.layout.get_dims().size(), 1);
   vector[1] = gamma.numel();
-  const desc parameter(vector, data_type::f32, row_major_strides(vector));
-  const auto stored_as_floats = [&](const at::Tensor& values) {
-    memory result(parameter, cpu_engine());
-    at::from_blob(result.get_data_handle(), {values.numel()}, at::kFloat).copy_(values);
-    return result;
-  };
+  const auto factor = floats(gamma, vector), offset = floats(beta, vector);
   auto attr = with_scratchpad();
   dnnl::post_ops ops;
-  std::vector<PlanArgument> arguments{
-      argument(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, stored_as_floats(beta))};
-  ops.append_binary(dnnl::algorithm::binary_add, parameter);
+  ops.append_binary(dnnl::algorithm::binary_add, offset.get_desc());
   for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
   if (grid) ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1 / grid->scale, static_cast<float>(grid->zero_point));
   attr.set_post_ops(ops);
-  const dnnl::binary::primitive_desc description(cpu_engine(), dnnl::algorithm::binary_mul, source.layout, parameter,
-                                                 layout, attr);
-  arguments.push_back(argument(DNNL_ARG_SRC_1, stored_as_floats(gamma)));
-  finish_binary(step, description, source, std::move(arguments), integers);
+  const dnnl::binary::primitive_desc description(
+      cpu_engine(), dnnl::algorithm::binary_mul, source.layout, factor.get_desc(),
+      with_type(source.layout, grid ? grid->type() : onednn_type(step.dtype)), attr);
+  finish_binary(
+      step, description, source,
+      {argument(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, offset), argument(DNNL_ARG_SRC_1, factor)},
+      integers);
+}
+
+// The same between floats, in whatever layout they come.
+void PlanBuilder::emit_float_affine(const ProgramStep& step) {
+  const auto source = typed(step.inputs[0], onednn_type(step.dtype));
+  auto attr = with_scratchpad();
+  dnnl::post_ops ops;
+  for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
+  attr.set_post_ops(ops);
+  using Flags = dnnl::normalization_flags;
+  const dnnl::batch_normalization_forward::primitive_desc description(
+      cpu_engine(), dnnl::prop_kind::forward_inference, source.layout, source.layout, 0.F,
+      Flags::use_global_stats | Flags::use_scale | Flags::use_shift, attr);
+  const auto channels = step.gamma.sizes().vec();
+  const auto result = allocate(source.layout);
+  call(dnnl::batch_normalization_forward(description), description,
+       {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result),
+        argument(DNNL_ARG_MEAN, floats(at::zeros_like(step.gamma), channels)),
+        argument(DNNL_ARG_VARIANCE, floats(at::ones_like(step.gamma), channels)),
+        argument(DNNL_ARG_SCALE, floats(step.gamma, channels)),
+        argument(DNNL_ARG_SHIFT, floats(step.beta_tensor, channels))});
+  row(step, description.impl_info_str(), precision_of(step, false));
+  store(step.outputs[0], result);
 }
 
 void PlanBuilder::finish_binary(const ProgramStep& step, const dnnl::binary::primitive_desc& description,

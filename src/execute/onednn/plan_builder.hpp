@@ -95,6 +95,7 @@ class PlanBuilder {
   void emit_float_binary(const ProgramStep& step);
   void emit_binary_on_aten(const ProgramStep& step);
   void emit_channel_affine(const ProgramStep& step);
+  void emit_float_affine(const ProgramStep& step);
   void finish_binary(const ProgramStep& step, const dnnl::binary::primitive_desc& description, const Stored& left,
                      std::vector<PlanArgument> arguments, bool integers);
   void emit_eltwise(const ProgramStep& step);

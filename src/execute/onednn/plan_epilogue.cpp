@@ -36,7 +36,7 @@ bool is_padded(const Window& window) {
   return some(window.pads_before) || some(window.pads_after);
 }
 
-memory floats(const memory::dims& dims) {
+memory uninitialized_floats(const memory::dims& dims) {
   return {{dims, memory::data_type::f32, row_major_strides(dims)}, cpu_engine()};
 }
 
@@ -87,7 +87,8 @@ void PlanBuilder::fold_scales(const ProgramStep& step, Epilogue& epilogue, data_
     epilogue.arguments.push_back(
         argument(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC, scalar(std::int32_t{source.zero_point})));
   }
-  const auto scale = floats({channels}), bias = floats(linear ? memory::dims{1, channels} : memory::dims{channels});
+  const auto scale = uninitialized_floats({channels}),
+             bias = uninitialized_floats(linear ? memory::dims{1, channels} : memory::dims{channels});
   auto* scales = static_cast<float*>(scale.get_data_handle());
   auto* biases = static_cast<float*>(bias.get_data_handle());
   const auto* sums = weights.sums().data_ptr<std::int64_t>();
