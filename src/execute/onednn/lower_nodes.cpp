@@ -88,6 +88,7 @@ void Lowering::lower_node(const Node& node) {
       return;
     }
   }
+  if (lower_recurrent(node)) return;
   run_on_aten(node, "no oneDNN kernel for it");
 }
 
@@ -192,8 +193,8 @@ bool Lowering::lower_batch_norm(const Node& node, ProgramStep& step) {
       batch_norm_affine(read(1), read(2), read(3), read(4), node.operand("eps").number().value_or(1e-5));
   step.kind = StepKind::ChannelAffine;
   step.inputs = {input(node, 0)};
-  step.gamma = affine.scale;
-  step.beta_tensor = fold_bias({}, affine, at::kDouble);
+  step.gamma = affine.scale.to(at::kFloat);
+  step.beta_tensor = fold_bias({}, affine, at::kFloat);
   absorb_activation(node, step);
   return true;
 }

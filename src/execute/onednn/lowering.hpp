@@ -31,7 +31,7 @@ class Lowering {
   std::vector<NodeId> users(ValueId root) const;
   bool is_output(ValueId root) const;
 
-  // Steps (lower_regions.cpp, lower_integer_rows.cpp, lower_nodes.cpp).
+  // Steps (lower_regions.cpp, lower_integer_rows.cpp, lower_nodes.cpp, lower_recurrent.cpp).
   void lower_region(const FusedRegion& region);
   bool lower_convolution(const FusedRegion& region, ProgramStep& step);
   bool lower_linear(const FusedRegion& region, ProgramStep& step);
@@ -59,6 +59,8 @@ class Lowering {
   std::optional<IntegerTable> integer_table(ValueId value);
   bool lower_embedding(const Node& node, ProgramStep& step);
   bool lower_row_lookup(const Node& node, ProgramStep& step);
+  bool lower_recurrent(const Node& node);
+  RecurrentMatrix recurrent_matrix(const std::vector<ValueId>& weights, std::int64_t gates);
   void lower_attention(const Node& node);
   bool activation(const Node& node, PostOp& post);
   void finish(ProgramStep step, ValueId result);

@@ -184,6 +184,22 @@ class OnednnExecutor final : public Executor {
     return nullptr;
   }
 
+  std::size_t recurrent_bytes(bool every_layout) const {
+    std::size_t bytes = 0;
+    for (const auto& step : program_->steps) {
+      if (!step.recurrent) continue;
+      for (const auto& layer : step.recurrent->layers) {
+        bytes += layer.bias.nbytes();
+        for (const auto* matrix : {&layer.input, &layer.hidden}) {
+          const auto* numbers = matrix->numbers.get();
+          if (numbers) bytes += every_layout ? numbers->resident_bytes() : numbers->payload_bytes();
+          if (matrix->integers.integers.defined()) bytes += matrix->integers.nbytes();
+        }
+      }
+    }
+    return bytes;
+  }
+
   std::size_t stored_bytes(bool every_layout) const {
     std::size_t bytes = 0;
     std::set<const void*> rows;  // a table may be looked up and multiplied with
@@ -195,6 +211,7 @@ class OnednnExecutor final : public Executor {
       for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table.integers, &step.table.scale})
         if (tensor->defined()) bytes += tensor->nbytes();
     }
+    bytes += recurrent_bytes(every_layout);
     for (const auto& [value, table] : program_->packed) bytes += table.nbytes();
     std::set<const void*> seen;
     for (const auto& [value, tensor] : program_->constants)

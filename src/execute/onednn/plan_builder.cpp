@@ -79,6 +79,8 @@ void PlanBuilder::emit(const ProgramStep& step) {
         return emit_binary(step);
       case StepKind::ChannelAffine:
         return emit_channel_affine(step);
+      case StepKind::Recurrent:
+        return emit_recurrent(step);
       case StepKind::Eltwise:
         return emit_eltwise(step);
       case StepKind::Pooling:

@@ -60,7 +60,8 @@ class PlanBuilder {
   void call(std::function<void(PlanInstance&)> function, const std::vector<int>& buffers,
             const std::vector<int>& tensors = {});
 
-  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_binary.cpp, plan_elementwise.cpp, plan_other.cpp).
+  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_binary.cpp, plan_elementwise.cpp, plan_recurrent.cpp,
+  // plan_other.cpp).
   struct Epilogue {
     dnnl::primitive_attr attr;
     std::vector<PlanArgument> arguments;
@@ -106,6 +107,14 @@ class PlanBuilder {
   void emit_concat(const ProgramStep& step);
   void emit_quantize(const ProgramStep& step);
   void emit_embedding(const ProgramStep& step);
+  void emit_recurrent(const ProgramStep& step);
+  Stored recurrent_weights(const RecurrentMatrix& matrix, const RecurrentStack& stack, const desc& wanted);
+  /// What a layer reads and writes; states are `[layers * directions, batch, hidden]` as a whole.
+  struct RecurrentOperands {
+    Stored input, output;
+    std::vector<Stored> before, after;  ///< hidden state, and an LSTM's cell
+  };
+  void emit_recurrent_layer(const ProgramStep& step, std::size_t layer, const RecurrentOperands& operands);
   void emit_view(const ProgramStep& step);
   void emit_aten(const ProgramStep& step);
   void emit_tap(const ProgramStep& step);

@@ -39,6 +39,7 @@ enum class StepKind : std::uint8_t {
   MatMul,
   Binary,
   ChannelAffine,
+  Recurrent,
   Eltwise,
   Pooling,
   SpatialMean,
@@ -68,6 +69,28 @@ struct IntegerTable {
   [[nodiscard]] std::size_t nbytes() const { return integers.nbytes() + scale.nbytes(); }
 };
 
+/// A matrix of a recurrent layer: numbers, or integers that are made numbers before every call.
+struct RecurrentMatrix {
+  std::shared_ptr<PackedWeights> numbers;  ///< `[1, directions, in, gates, hidden]`
+  IntegerTable integers;                   ///< in place of them: `[directions * in, gates * hidden]`, scales likewise
+  std::int64_t in = 0;
+};
+
+/// One layer of an LSTM or GRU, both directions, its gates in oneDNN's order.
+struct RecurrentLayer {
+  RecurrentMatrix input, hidden;
+  at::Tensor bias;  ///< `[directions, gates, hidden]`, four gates for a GRU, too
+};
+
+/// An LSTM or GRU as one step.
+struct RecurrentStack {
+  std::vector<RecurrentLayer> layers;
+  bool gated_cell = false;  ///< LSTM
+  bool batch_first = false;
+  std::int64_t directions = 1, hidden = 0;
+  [[nodiscard]] std::int64_t gates() const { return gated_cell ? 4 : 3; }
+};
+
 /// One step of a model, whatever the sizes.
 struct ProgramStep {
   StepKind kind = StepKind::Aten;
@@ -86,6 +109,7 @@ struct ProgramStep {
   std::shared_ptr<const IntegerRows> rows{};  ///< of IntegerRows, and of Embedding in place of `table`
   at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm; of ChannelAffine, in double
   IntegerTable table{};                       ///< of Embedding
+  std::shared_ptr<const RecurrentStack> recurrent{};
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::string reason{};  ///< why on ATen
 };
