@@ -68,7 +68,7 @@ void PlanBuilder::emit_recurrent_layer(const ProgramStep& step, std::size_t laye
     }
     call(primitive, description, std::move(arguments));
     if (layer + 1 == stack.layers.size())
-      row(step, description.impl_info_str(), weights.input.numbers ? "float32" : "int8 weights");
+      row(step, (weights.input.numbers ? "" : "int8_weights+") + std::string(description.impl_info_str()), "float32");
   };
   constexpr auto kInference = dnnl::prop_kind::forward_inference;
   if (stack.gated_cell) {
