@@ -118,6 +118,17 @@ void PlanBuilder::emit_float_binary(const ProgramStep& step) {
   finish_binary(step, description, left, {argument(DNNL_ARG_SRC_1, right)}, false);
 }
 
+void PlanBuilder::apply_in_place(const std::vector<PostOp>& post, const Stored& value) {
+  const auto attr = with_scratchpad();
+  for (const auto& one : post) {
+    const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
+                                                            one.algorithm, value.layout, value.layout, one.alpha,
+                                                            one.beta, attr);
+    call(dnnl::eltwise_forward(description), description,
+         {argument(DNNL_ARG_SRC, value), argument(DNNL_ARG_DST, value)});
+  }
+}
+
 // Slices, and broadcasts that oneDNN's fast kernels do not know.
 void PlanBuilder::emit_binary_on_aten(const ProgramStep& step) {
   const auto output = step.outputs[0];
@@ -130,14 +141,7 @@ void PlanBuilder::emit_binary_on_aten(const ProgramStep& step) {
         compute(algorithm, instance.tensor(made), instance.tensor(left), instance.tensor(right));
       },
       {}, {left, right, made});
-  auto attr = with_scratchpad();
-  for (const auto& post : step.post) {
-    const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
-                                                            post.algorithm, result.layout, result.layout, post.alpha,
-                                                            post.beta, attr);
-    call(dnnl::eltwise_forward(description), description,
-         {argument(DNNL_ARG_SRC, result), argument(DNNL_ARG_DST, result)});
-  }
+  apply_in_place(step.post, result);
   row(step, "aten:strided", precision_of(step, false));
   store(output, result);
   quantize_result(output);
@@ -182,9 +186,12 @@ void PlanBuilder::emit_channel_affine(const ProgramStep& step) {
 // The same between floats, in whatever layout they come.
 void PlanBuilder::emit_float_affine(const ProgramStep& step) {
   const auto source = typed(step.inputs[0], onednn_type(step.dtype));
+  // The kernel takes in a ReLU and nothing else.
+  const bool takes_in =
+      step.post.size() == 1 && step.post[0].algorithm == dnnl::algorithm::eltwise_relu && step.post[0].alpha == 0;
   auto attr = with_scratchpad();
   dnnl::post_ops ops;
-  for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
+  if (takes_in) ops.append_eltwise(step.post[0].algorithm, 0, 0);
   attr.set_post_ops(ops);
   using Flags = dnnl::normalization_flags;
   const dnnl::batch_normalization_forward::primitive_desc description(
@@ -198,6 +205,7 @@ void PlanBuilder::emit_float_affine(const ProgramStep& step) {
         argument(DNNL_ARG_VARIANCE, floats(at::ones_like(step.gamma), channels)),
         argument(DNNL_ARG_SCALE, floats(step.gamma, channels)),
         argument(DNNL_ARG_SHIFT, floats(step.beta_tensor, channels))});
+  if (!takes_in) apply_in_place(step.post, result);
   row(step, description.impl_info_str(), precision_of(step, false));
   store(step.outputs[0], result);
 }

@@ -95,6 +95,7 @@ class PlanBuilder {
   void emit_integer_sum(const ProgramStep& step);
   void emit_float_binary(const ProgramStep& step);
   void emit_binary_on_aten(const ProgramStep& step);
+  void apply_in_place(const std::vector<PostOp>& post, const Stored& value);
   void emit_channel_affine(const ProgramStep& step);
   void emit_float_affine(const ProgramStep& step);
   void finish_binary(const ProgramStep& step, const dnnl::binary::primitive_desc& description, const Stored& left,
