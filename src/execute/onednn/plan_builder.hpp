@@ -8,10 +8,7 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// Whether oneDNN would compute with a reference kernel: element by element, some fifty times slower than the others.
-bool is_reference(const dnnl::primitive_desc_base& description);
-
-/// Builds an `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
+/// Builds a `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
 /// layout.
 class PlanBuilder {
  public:
@@ -109,7 +106,6 @@ class PlanBuilder {
   void emit_layer_norm(const ProgramStep& step);
   void emit_softmax(const ProgramStep& step);
   void emit_concat(const ProgramStep& step);
-  void emit_concat_of_slices(const ProgramStep& step, std::vector<Stored> sources);
   void emit_quantize(const ProgramStep& step);
   void emit_embedding(const ProgramStep& step);
   void emit_recurrent(const ProgramStep& step);

@@ -56,7 +56,7 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
                                                  window.kernel, dilation, window.pads_before, after, attr, true);
   };
   auto description = describe(source.layout);
-  if (!description || is_reference(description)) {
+  if (!description || std::string(description.impl_info_str()).find("ref") != std::string::npos) {
     const desc channels_last(source_dims, type, channels_last_strides(source_dims));
     if (const auto other = describe(channels_last)) {
       description = other;
@@ -186,45 +186,12 @@ void PlanBuilder::emit_concat(const ProgramStep& step) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::concat::primitive_desc description(cpu_engine(), static_cast<int>(step.axis), layouts, attr);
-  if (is_reference(description)) return emit_concat_of_slices(step, std::move(sources));
   const auto result = allocate(description.dst_desc());
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_DST, result)};
   for (std::size_t i = 0; i < sources.size(); ++i)
     arguments.push_back(argument(DNNL_ARG_MULTIPLE_SRC + static_cast<int>(i), sources[i]));
   call(dnnl::concat(description), description, std::move(arguments));
   row(step, description.impl_info_str(), grid ? "int8" : precision_of(step, false));
-  store(output, result);
-}
-
-// Sources that lie in ways of their own: each is copied to its place.
-void PlanBuilder::emit_concat_of_slices(const ProgramStep& step, std::vector<Stored> sources) {
-  const auto output = step.outputs[0];
-  const auto dims = sizes(output);
-  const auto type = sources[0].layout.get_data_type();
-  const bool image = dims.size() > 3;
-  const auto strides_of = [&](const memory::dims& of) {
-    return image ? channels_last_strides(of) : row_major_strides(of);
-  };
-  const auto result = allocate(desc(dims, type, strides_of(dims)));
-  auto whole = result;
-  std::vector<int> tensors;
-  for (std::size_t i = 0; i < sources.size(); ++i) {
-    auto& source = sources[i];
-    const auto piece = source.layout.get_dims();
-    if (!is_plain(source.layout)) source = in_layout(step.inputs[i], desc(piece, type, strides_of(piece)));
-    tensors.push_back(tensor_for(source, piece));
-    whole.layout = desc(piece, type, strides_of(dims));
-    tensors.push_back(tensor_for(whole, piece));
-    const auto axis = static_cast<std::size_t>(step.axis);
-    whole.offset += static_cast<std::size_t>(piece[axis] * strides_of(dims)[axis]) * memory::data_type_size(type);
-  }
-  call(
-      [tensors](PlanInstance& instance) {
-        for (std::size_t i = 0; i < tensors.size(); i += 2)
-          at::Tensor(instance.tensor(tensors[i + 1])).copy_(instance.tensor(tensors[i]));
-      },
-      {}, tensors);
-  row(step, "aten:strided", quantization(output) ? "int8" : precision_of(step, false));
   store(output, result);
 }
 
