@@ -1,8 +1,6 @@
 // Sums, products and quotients of two values, and of a value with a number for each channel.
 #include <ATen/ATen.h>
 
-#include <string_view>
-
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
 
@@ -17,11 +15,6 @@ dnnl::primitive_attr with_scratchpad() {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   return attr;
-}
-
-// oneDNN's reference kernels compute element by element, some fifty times slower than the others.
-bool is_reference(const dnnl::primitive_desc_base& description) {
-  return std::string_view(description.impl_info_str()).starts_with("ref");
 }
 
 memory floats(const at::Tensor& values, const memory::dims& dims) {

@@ -1,6 +1,7 @@
 #include "execute/onednn/plan_builder.hpp"
 
 #include <algorithm>
+#include <string_view>
 
 #include "execute/onednn/layout.hpp"
 #include "pare/core/error.hpp"
@@ -12,6 +13,10 @@ using dnnl::memory;
 std::shared_ptr<const ExecutionPlan> build_plan(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims,
                                                 bool tapped, const ExecutionPlan* like) {
   return PlanBuilder(std::move(program), std::move(dims), tapped, like).build();
+}
+
+bool is_reference(const dnnl::primitive_desc_base& description) {
+  return std::string_view(description.impl_info_str()).starts_with("ref");
 }
 
 PlanBuilder::PlanBuilder(std::shared_ptr<const Program> program, std::vector<std::int64_t> dims, bool tapped,

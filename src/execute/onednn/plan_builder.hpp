@@ -8,7 +8,10 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// Builds a `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
+/// Whether oneDNN would compute with a reference kernel: element by element, some fifty times slower than the others.
+bool is_reference(const dnnl::primitive_desc_base& description);
+
+/// Builds an `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
 /// layout.
 class PlanBuilder {
  public:

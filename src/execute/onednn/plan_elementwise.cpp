@@ -56,7 +56,7 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
                                                  window.kernel, dilation, window.pads_before, after, attr, true);
   };
   auto description = describe(source.layout);
-  if (!description || std::string(description.impl_info_str()).find("ref") != std::string::npos) {
+  if (!description || is_reference(description)) {
     const desc channels_last(source_dims, type, channels_last_strides(source_dims));
     if (const auto other = describe(channels_last)) {
       description = other;
