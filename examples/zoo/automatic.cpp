@@ -17,8 +17,8 @@ std::int64_t samples_of(const Batches& batches) {
   return samples;
 }
 
-// Samples so few that one of them is more than may be lost say nothing about labels: then a changed prediction counts
-// as a lost one, which is the worst that it can be.
+// Samples so few that one of them is more than may be lost say nothing about labels: then the movements of the outputs
+// tell what is to be expected.
 bool by_labels(const RecipeOptions& options) {
   const auto resolved = options.max_drop.value_or(100) / 100 * static_cast<double>(samples_of(options.calibration));
   return options.calibration_labels.defined() && resolved >= 1;
@@ -45,7 +45,7 @@ std::vector<pare::Fold> folds_of(const RecipeOptions& options, const pare::Model
       row += rows;
     }
     auto scores =
-        labels.empty() ? pare::agreement_scores(judging, model) : pare::top1_scores(judging, torch::cat(labels));
+        labels.empty() ? pare::expected_scores(judging, model) : pare::top1_scores(judging, torch::cat(labels));
     folds.push_back({std::move(rest), std::move(scores)});
   }
   return folds;
@@ -69,7 +69,7 @@ pare::TrainingData moved_pictures(const data::Set& set, std::int64_t size) {
 std::string judged_by(const RecipeOptions& options) {
   if (options.validation.empty())
     return by_labels(options) ? "top-1, cross-validated on the calibration samples"
-                              : "agreement with the float model, cross-validated";
+                              : "loss expected from how outputs move, cross-validated";
   return options.validation_labels.defined() ? "top-1 on samples of their own" : "agreement with the float model";
 }
 

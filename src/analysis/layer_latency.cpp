@@ -3,49 +3,11 @@
 #include <algorithm>
 #include <ostream>
 
-#include "execution_units.hpp"
-#include "pare/execute/compile.hpp"
+#include "analysis/execution_units.hpp"
+#include "analysis/step_measurement.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
-
-namespace {
-
-std::string call_key(const ExecutionUnits& found) { return "step " + found.call; }
-std::string work_key(const ExecutionUnit& unit) { return "step " + unit.what; }
-std::string step_key(const ExecutionUnit& unit) { return work_key(unit) + unit.context; }
-
-bool knows_all(const LatencyTable& table, const ExecutionUnits& found) {
-  return table.find(call_key(found)) && std::ranges::all_of(found.units, [&](const ExecutionUnit& unit) {
-           return table.find(step_key(unit)).has_value();
-         });
-}
-
-// Steps that do the same between the same neighbours share the mean of their times. What is known stays: where the rest
-// of a model is another, other things lie in the caches, and the model that a step was first met in is the plainest.
-void measure_steps(const Model& model, const Batch& inputs, const CompileOptions& options, double seconds,
-                   const ExecutionUnits& found, LatencyTable& table) {
-  const auto profile = compile(model, options).profile(inputs, seconds);
-  std::vector<double> ms(found.units.size(), 0.0);
-  double outside = 0;  // what belongs to no node: time between steps, results that are converted
-  for (const auto& step : profile.steps) {
-    const auto unit = found.unit_of.find(step.row.name);
-    (unit == found.unit_of.end() ? outside : ms[unit->second]) += step.ms;
-  }
-  std::map<std::string, std::pair<double, double>> sums;
-  for (std::size_t i = 0; i < ms.size(); ++i) {
-    auto& [sum, count] = sums[step_key(found.units[i])];
-    sum += ms[i];
-    ++count;
-  }
-  const auto keep = [&](const std::string& key, double ms) {
-    if (!table.find(key)) table.set(key, ms);
-  };
-  for (const auto& [key, sum] : sums) keep(key, sum.first / sum.second);
-  keep(call_key(found), outside);
-}
-
-}  // namespace
 
 double LayerLatency::Row::intensity() const {
   return bytes > 0 ? 2.0 * static_cast<double>(macs) / static_cast<double>(bytes) : 0.0;
@@ -55,10 +17,12 @@ double LayerLatency::Row::gops() const { return ms > 0 ? 2e-6 * static_cast<doub
 
 LayerLatency::LayerLatency(const Model& model, const Batch& inputs, LatencyTable& table, CompileOptions options,
                            double seconds) {
+  constexpr int kTurns = 4;
   options.threads = table.threads();
-  const auto found = find_execution_units(model, Interpreter::bind_dims(model.graph(), inputs), options);
-  const bool run = !knows_all(table, found);
-  if (run) measure_steps(model, inputs, options, seconds, found, table);
+  StepMeasurement steps(model, inputs, options);
+  const bool run = !steps.is_known(table);
+  for (int turn = 0; run && turn < kTurns; ++turn) steps.run(seconds / kTurns);
+  steps.record(table);
   *this = predicted(model, inputs, table, std::move(options));
   timed_ = run;
 }

@@ -3,13 +3,15 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include <cmath>
+
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
 
-at::Tensor classes(const Batches& inputs, const Predictor& predict) {
+at::Tensor outputs_of(const Batches& inputs, const Predictor& predict) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> all;
   for (const auto& batch : inputs) {
@@ -18,11 +20,60 @@ at::Tensor classes(const Batches& inputs, const Predictor& predict) {
       fail("pare.pipeline.104", "",
            "classes are judged by outputs of [samples, classes], the network's first is [{}]: give scores of your own",
            fmt::join(scores.sizes().begin(), scores.sizes().end(), ", "));
-    all.push_back(scores.flatten(1).argmax(1));
+    all.push_back(scores.flatten(1));
   }
   if (all.empty()) fail("pare.pipeline.104", "", "there are no samples to judge by");
   return at::cat(all);
 }
+
+at::Tensor classes(const Batches& inputs, const Predictor& predict) { return outputs_of(inputs, predict).argmax(1); }
+
+/// What a network is expected to lose against the original, by the movements of its outputs.
+class ExpectedLoss {
+ public:
+  explicit ExpectedLoss(const at::Tensor& outputs) {
+    constexpr std::int64_t kLikeliest = 5;
+    if (outputs.size(1) < 2) fail("pare.pipeline.104", "", "there is one class, which nothing can be mistaken for");
+    const auto sums = outputs.to(at::kDouble).sum(1);
+    probabilities_ = outputs.ge(0).all().item<bool>() && sums.sub(1).abs().le(1e-3).all().item<bool>();
+    logits_ = as_logits(outputs);
+    likeliest_ = std::get<1>(logits_.topk(std::min(kLikeliest, logits_.size(1)), 1));
+    const auto probability = logits_.softmax(1);
+    certainty_ = probability.gather(1, likeliest_.narrow(1, 0, 1)) - probability;
+  }
+
+  /// `[samples]`
+  [[nodiscard]] at::Tensor of(const at::Tensor& outputs) const {
+    constexpr double kDisbelief = 0.2;
+    const auto logits = as_logits(outputs);
+    if (!logits.isfinite().all().item<bool>()) return at::full({logits.size(0)}, std::nan(""), at::kDouble);
+    const auto distance = distances(logits_);
+    const auto movement = std::get<0>((distances(logits) - distance).abs().flatten().sort());
+    const auto smaller = at::searchsorted(movement, distance.contiguous(), false, true);
+    const auto overtakes = 0.5 * (1 - smaller.to(at::kDouble) / static_cast<double>(movement.numel()));
+    const auto certainty = certainty_.gather(1, likeliest_.slice(1, 1));
+    const auto expected = (overtakes * certainty).sum(1) + kDisbelief * overtakes.sum(1).clamp_max(1);
+    const auto found = logits.argmax(1, true);
+    const auto seen = certainty_.gather(1, found).squeeze(1) + kDisbelief;
+    return at::where(likeliest_.eq(found).any(1), expected, seen);
+  }
+
+ private:
+  // From the original's class to the other likely ones.
+  [[nodiscard]] at::Tensor distances(const at::Tensor& logits) const {
+    const auto likely = logits.gather(1, likeliest_);
+    return likely.narrow(1, 0, 1) - likely.slice(1, 1);
+  }
+
+  [[nodiscard]] at::Tensor as_logits(const at::Tensor& outputs) const {
+    const auto numbers = outputs.to(at::kDouble);
+    return probabilities_ ? numbers.clamp_min(1e-30).log() : numbers;
+  }
+
+  bool probabilities_ = false;
+  at::Tensor logits_, likeliest_;
+  at::Tensor certainty_;  // by how much the original's class is more probable than each
+};
 
 }  // namespace
 
@@ -40,6 +91,13 @@ SampleScores agreement_scores(Batches inputs, const Model& original) {
   return [inputs = std::move(inputs), answers = std::move(answers)](const Predictor& predict) {
     return classes(inputs, predict).eq(answers).to(at::kDouble);
   };
+}
+
+SampleScores expected_scores(Batches inputs, const Model& original) {
+  const ExpectedLoss loss(
+      outputs_of(inputs, [&](const std::vector<at::Tensor>& batch) { return original.run(batch); }));
+  return
+      [inputs = std::move(inputs), loss](const Predictor& predict) { return 1 - loss.of(outputs_of(inputs, predict)); };
 }
 
 PARE_NAMESPACE_END

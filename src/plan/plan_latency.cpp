@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <list>
 #include <map>
 #include <set>
 
+#include "analysis/step_measurement.hpp"
 #include "pare/analysis/layer_exchange.hpp"
 #include "pare/core/error.hpp"
 
@@ -29,15 +31,16 @@ PlanLatency::PlanLatency(Plan layers, const std::vector<Bits>& precisions, PlanL
   std::set<Bits> distinct;
   for (const auto bits : precisions) distinct.insert(running_as(bits));
   const auto count = layers_.layers.size();
-  for (const auto bits : distinct) measure(std::vector<Bits>(count, bits));
+  std::vector<std::vector<Bits>> models;
+  for (const auto bits : distinct) models.emplace_back(count, bits);
   for (const auto one : distinct)
     for (const auto other : distinct)
       for (const std::size_t period : {1, 2}) {
         if (one == other) continue;
-        std::vector<Bits> alternating;
+        auto& alternating = models.emplace_back();
         for (std::size_t i = 0; i < count; ++i) alternating.push_back(i / period % 2 == 0 ? one : other);
-        measure(alternating);
       }
+  measure(models);
   for (const auto bits : distinct) {
     auto plan = layers_;
     for (auto& layer : plan.layers) layer.weights = bits;
@@ -45,7 +48,6 @@ PlanLatency::PlanLatency(Plan layers, const std::vector<Bits>& precisions, PlanL
     uniform_.emplace_back(
         bits, shares(plan, LayerLatency::predicted(model, options_.inputs, table_, compile_options(plan)), model));
   }
-  table_.save();
 }
 
 CompileOptions PlanLatency::compile_options(const Plan& plan) const {
@@ -54,11 +56,25 @@ CompileOptions PlanLatency::compile_options(const Plan& plan) const {
   return compile;
 }
 
-void PlanLatency::measure(const std::vector<Bits>& bits) {
-  auto plan = layers_;
-  for (std::size_t i = 0; i < bits.size(); ++i) plan.layers[i].weights = bits[i];
-  const LayerLatency measured(options_.realize(plan), options_.inputs, table_, compile_options(plan), options_.seconds);
-  if (measured.was_timed()) table_.save();
+// In turns, each a little at a time, so that all of them meet the machine at its best.
+void PlanLatency::measure(const std::vector<std::vector<Bits>>& models) {
+  constexpr int kTurns = 4;
+  std::list<StepMeasurement> unknown;
+  auto known = table_;
+  for (const auto& bits : models) {
+    auto plan = layers_;
+    for (std::size_t i = 0; i < bits.size(); ++i) plan.layers[i].weights = bits[i];
+    auto compile = compile_options(plan);
+    compile.threads = table_.threads();
+    StepMeasurement steps(options_.realize(plan), options_.inputs, std::move(compile));
+    if (steps.is_known(known)) continue;
+    steps.expect(known);
+    unknown.push_back(std::move(steps));
+  }
+  for (int turn = 0; turn < kTurns; ++turn)
+    for (auto& steps : unknown) steps.run(options_.seconds / kTurns);
+  for (const auto& steps : unknown) steps.record(table_);
+  if (!unknown.empty()) table_.save();
 }
 
 // What is charged to no layer of the plan falls to the first.

@@ -17,4 +17,17 @@ using SampleScores = std::function<at::Tensor(const Predictor& predict)>;
 /// agrees on all but a share of the samples has lost at most that share of its accuracy.
 [[nodiscard]] SampleScores agreement_scores(Batches inputs, const Model& original);
 
+/// For samples that are few and have no labels: 1 less what a network is expected to lose on each, as far as the noise
+/// in its outputs tells.
+///
+/// Whether one of few samples changes its class is chance. How far outputs moved against each other is known from every
+/// sample, and how far apart its classes are, too: a class is taken to overtake the original's as often as the
+/// movements of all samples (the five likeliest classes) are larger than that distance, in the right direction half of
+/// the time. An overtaken answer costs the difference of the two probabilities that the original gives, and a fifth
+/// beside: on answers that change, the original is that much better or worse than it believes. A class outside of those
+/// five that comes first counts as it is.
+/// @param original outputs of `[samples, classes]`: logits, or probabilities, or their logarithms
+/// @throws Error `pare.pipeline.104` for other outputs, or none
+[[nodiscard]] SampleScores expected_scores(Batches inputs, const Model& original);
+
 PARE_NAMESPACE_END

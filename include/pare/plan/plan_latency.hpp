@@ -25,8 +25,8 @@ struct PlanLatencyOptions {
 /// Predicts how long plans take.
 ///
 /// Measured are the model with all layers in one precision, for each there is, and models in which two precisions
-/// alternate layer by layer: from those come the steps at borders, which convert. A plan's latency is the sum of its
-/// steps, each known by what it does and between which neighbours (`LayerLatency`).
+/// alternate layer by layer: from those come the steps at borders, which convert. They are run in turns. A plan's
+/// latency is the sum of its steps, each known by what it does and between which neighbours (`LayerLatency`).
 class PlanLatency {
  public:
   /// @param layers     all layers of the plans to come; their bits do not matter
@@ -47,7 +47,7 @@ class PlanLatency {
   [[nodiscard]] CompileOptions compile_options(const Plan& plan) const;
 
  private:
-  void measure(const std::vector<Bits>& bits);
+  void measure(const std::vector<std::vector<Bits>>& models);
   [[nodiscard]] std::vector<double> shares(const Plan& plan, const LayerLatency& latency, const Model& model) const;
 
   PlanLatencyOptions options_;
