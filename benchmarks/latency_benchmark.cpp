@@ -93,7 +93,7 @@ void compare(const std::string& name, const std::string& cache, bool half, bool 
     compiled.push_back(pare::compile(options.realize(one.plan), compile));
     runs.emplace_back([&inputs, run = compiled.back()] { static_cast<void>(run.run(inputs)); });
   }
-  const auto measured = undisturbed(runs, 4.0);
+  const auto measured = undisturbed(runs, 8.0);
   for (std::size_t i = 0; i < contestants.size(); ++i) {
     auto plan = contestants[i].plan;
     const auto predicted = latency.predict(plan);

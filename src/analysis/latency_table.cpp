@@ -4,10 +4,12 @@
 #include <ATen/Version.h>
 #include <torch/csrc/api/include/torch/version.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <sstream>
 
@@ -97,9 +99,22 @@ std::optional<double> LatencyTable::find(const std::string& key) const {
   return found == entries_.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::optional<double> LatencyTable::similar(const std::string& start) const {
+std::optional<double> LatencyTable::similar(const std::string& key, std::size_t common) const {
+  const auto words = [common](const std::string& text) {
+    std::istringstream stream(text.substr(common));
+    return std::vector<std::string>{std::istream_iterator<std::string>(stream), {}};
+  };
+  const auto start = key.substr(0, common);
+  const auto wanted = words(key);
   double sum = 0, count = 0;
+  std::size_t best = 0;
   for (auto at = entries_.lower_bound(start); at != entries_.end() && at->first.starts_with(start); ++at) {
+    const auto found = words(at->first);
+    std::size_t same = 0;
+    for (std::size_t i = 0; i < std::min(found.size(), wanted.size()); ++i) same += found[i] == wanted[i] ? 1U : 0U;
+    if (same < best) continue;
+    if (same > best) sum = count = 0;
+    best = same;
     sum += at->second;
     ++count;
   }

@@ -35,7 +35,7 @@ LayerLatency LayerLatency::predicted(const Model& model, const Batch& inputs, co
     const auto& unit = found.units[i];
     auto ms = table.find(step_key(unit));
     const bool known = ms.has_value();
-    if (!known) ms = table.similar(work_key(unit) + " |");
+    if (!known) ms = table.similar(step_key(unit), work_key(unit).size() + 2);
     result.rows_.push_back(
         {unit.name, found.charged_to[i], unit.op, unit.precision, ms.value_or(0.0), unit.macs, unit.bytes, !known});
   }

@@ -114,8 +114,14 @@ TEST_CASE("a table that is damaged or another machine's is not believed", "[late
     table.set("step a", 0.5);
     table.set("step ab", 1.5);
     table.save();
-    CHECK(table.similar("step a") == 1.0);
-    CHECK_FALSE(table.similar("step b").has_value());
+    CHECK(table.similar("step a", 6) == 1.0);
+    CHECK_FALSE(table.similar("step b", 6).has_value());
+    pare::LatencyTable near;
+    near.set("work | int8 > int8", 1);
+    near.set("work | float32 > int8", 2);
+    near.set("work | float32 > bf16", 4);
+    CHECK(near.similar("work | float32 > float32", 6) == 3.0);
+    CHECK(near.similar("work | int8 > float32", 6) == 1.0);
     return table.path();
   }();
   const auto whole = contents(path);

@@ -35,8 +35,9 @@ class LatencyTable {
 
   /// The number kept under a key: milliseconds of a step, mostly.
   [[nodiscard]] std::optional<double> find(const std::string& key) const;
-  /// The mean over all keys that start like this.
-  [[nodiscard]] std::optional<double> similar(const std::string& start) const;
+  /// The mean over the keys that share the first `common` characters with this one, of those with the most words behind
+  /// that are the same at the same place.
+  [[nodiscard]] std::optional<double> similar(const std::string& key, std::size_t common) const;
   /// Keeps a number, in place of another one under this key. @param key without tabs and line ends
   /// @throws Error `pare.analysis.111` for a number that is negative or none, or another key
   void set(const std::string& key, double number);
