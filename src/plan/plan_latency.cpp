@@ -5,6 +5,7 @@
 #include <list>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "analysis/step_measurement.hpp"
 #include "pare/analysis/layer_exchange.hpp"
@@ -35,10 +36,11 @@ PlanLatency::PlanLatency(Plan layers, const std::vector<Bits>& precisions, PlanL
   for (const auto bits : distinct) models.emplace_back(count, bits);
   for (const auto one : distinct)
     for (const auto other : distinct)
-      for (const std::size_t period : {1, 2}) {
+      // One by one, and two by two from either layer of a pair: each layer in front of and behind each border.
+      for (const auto& [period, shift] : {std::pair<std::size_t, std::size_t>{1, 0}, {2, 0}, {2, 1}}) {
         if (one == other) continue;
         auto& alternating = models.emplace_back();
-        for (std::size_t i = 0; i < count; ++i) alternating.push_back(i / period % 2 == 0 ? one : other);
+        for (std::size_t i = 0; i < count; ++i) alternating.push_back((i + shift) / period % 2 == 0 ? one : other);
       }
   measure(models);
   for (const auto bits : distinct) {
