@@ -44,18 +44,17 @@ class ExpectedLoss {
 
   /// `[samples]`
   [[nodiscard]] at::Tensor of(const at::Tensor& outputs) const {
-    constexpr double kDisbelief = 0.2;
+    constexpr double kDisbelief = 1.0 / 3;
     const auto logits = as_logits(outputs);
     if (!logits.isfinite().all().item<bool>()) return at::full({logits.size(0)}, std::nan(""), at::kDouble);
     const auto distance = distances(logits_);
     const auto movement = std::get<0>((distances(logits) - distance).abs().flatten().sort());
-    const auto smaller = at::searchsorted(movement, distance.contiguous(), false, true);
-    const auto overtakes = 0.5 * (1 - smaller.to(at::kDouble) / static_cast<double>(movement.numel()));
-    const auto certainty = certainty_.gather(1, likeliest_.slice(1, 1));
-    const auto expected = (overtakes * certainty).sum(1) + kDisbelief * overtakes.sum(1).clamp_max(1);
+    const auto smaller = at::searchsorted(movement, spread(distance.select(1, 0)), false, true);
+    const auto overtaken = 0.5 * (1 - smaller.to(at::kDouble) / static_cast<double>(movement.numel()));
+    const auto certainty = certainty_.gather(1, likeliest_.narrow(1, 1, 1)).squeeze(1);
     const auto found = logits.argmax(1, true);
-    const auto seen = certainty_.gather(1, found).squeeze(1) + kDisbelief;
-    return at::where(likeliest_.eq(found).any(1), expected, seen);
+    return at::where(likeliest_.eq(found).any(1), overtaken * (certainty + kDisbelief),
+                     certainty_.gather(1, found).squeeze(1) + kDisbelief);
   }
 
  private:
@@ -63,6 +62,16 @@ class ExpectedLoss {
   [[nodiscard]] at::Tensor distances(const at::Tensor& logits) const {
     const auto likely = logits.gather(1, likeliest_);
     return likely.narrow(1, 0, 1) - likely.slice(1, 1);
+  }
+
+  // How many samples of a few lie within the little that outputs move is chance: the nearest third is spread evenly up
+  // to the next one.
+  static at::Tensor spread(const at::Tensor& distance) {
+    const auto count = distance.size(0) / 3;
+    if (count == 0) return distance.contiguous();
+    const auto [sorted, order] = distance.sort();
+    const auto even = (at::arange(count, at::kDouble) + 0.5) / static_cast<double>(count) * sorted[count];
+    return distance.scatter(0, order.narrow(0, 0, count), even).contiguous();
   }
 
   [[nodiscard]] at::Tensor as_logits(const at::Tensor& outputs) const {
