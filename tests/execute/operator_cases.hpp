@@ -195,6 +195,23 @@ inline std::vector<Case> cases() {
            return c(torch::silu(last(torch::max_pool2d(y, 3, 2))));
          };
        }},
+      {"batch norms of vectors, sequences and volumes",
+       {6, 4, 3, 5},
+       [](Net& net) -> Forward {
+         auto volume = net.add("volume", nn::BatchNorm3d(6));
+         auto sequence = net.add("sequence", nn::BatchNorm1d(6));
+         auto vector = net.add("vector", nn::BatchNorm1d(60));
+         auto a = net.add("a", nn::Linear(60, 9));
+         auto b = net.add("b", nn::Linear(60, 9));
+         const auto draw = [](auto& one) {
+           one->running_mean.normal_(), one->running_var.uniform_(0.5, 2), one->weight.normal_(), one->bias.normal_();
+         };
+         draw(volume), draw(sequence), draw(vector);
+         return [=](const torch::Tensor& x) mutable {
+           const auto y = sequence(torch::relu(volume(x)).flatten(2));
+           return a(vector(y.sum(1))) + b(torch::tanh(y.mean(1)));
+         };
+       }},
       {"windows that reach beyond the edge",
        {3, 14, 17},
        [](Net& net) -> Forward {

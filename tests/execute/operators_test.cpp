@@ -108,8 +108,8 @@ TEST_CASE("no layer is left to a slow kernel", "[execute]") {
   const std::set<std::string> layers{"aten::batch_norm", "aten::max_pool2d", "aten::lstm.input", "aten::gru.input",
                                      "aten::add.Tensor", "aten::mul.Tensor", "aten::sub.Tensor", "aten::mul.Scalar"};
   std::set<std::string> seen;
-  for (const auto* name :
-       {"a batch norm", "windows", "sums and products", "an LSTM of", "an LSTM without", "a GRU of", "a GRU without"}) {
+  for (const auto* name : {"a batch norm", "batch norms of", "windows", "sums and products", "an LSTM of",
+                           "an LSTM without", "a GRU of", "a GRU without"}) {
     const auto built = build(named(cases(), name));
     for (const auto& model : {built.model, quantize(built, pare::Quantizer{})}) {
       const auto compiled = pare::compile(model);
@@ -157,6 +157,13 @@ TEST_CASE("inputs may lie in memory as they like, and results are the caller's o
   const auto first = packed(x);
   static_cast<void>(packed(-x));
   CHECK(torch::equal(first, expected));
+  {  // a caller who trains
+    const torch::AutoGradMode training(true);
+    const auto slices = build(named(cases(), "sums and products"));
+    const auto compiled = pare::compile(slices.model);
+    auto leaf = slices.example(2).requires_grad_(true);
+    CHECK_FALSE(compiled(leaf).requires_grad());
+  }
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.threads = -1})); }));
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.dtype = torch::kHalf})); }));
   CHECK(raises("pare.execute.101", [&] { static_cast<void>(pare::compile(built.model, {.plans = 0})); }));
