@@ -8,7 +8,7 @@ function(pare_own_code target)
   endif()
   if(PARE_SANITIZE)
     # Instrumented code makes GCC warn of variables that are initialized (std::regex, std::function): its manual says so.
-    target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-omit-frame-pointer -g1
+    target_compile_options(${target} PUBLIC -fsanitize=address,undefined -fno-omit-frame-pointer -g1 -O1
       $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PUBLIC -fsanitize=address,undefined)
   endif()
