@@ -280,6 +280,7 @@ JobResult run(const JobOptions& options) {
     result.before.tuned_latency_ms = tuned[0].median_ms;
     result.after.tuned_latency_ms = tuned[1].median_ms;
   }
+  if (options.alone) result.after.alone_ms = pare::measure_latency({run_fast}, options.seconds)[0].median_ms;
   if (options.gain) result.gain = measure_gain(model, recipe.model, recipe.compile, example, options.seconds);
   return result;
 }

@@ -26,7 +26,8 @@ nlohmann::json half(const zoo::Half& half) {
           {"macs", half.macs},
           {"latency_ms", number(half.latency_ms)},
           {"latency_p99_ms", number(half.latency_p99_ms)},
-          {"tuned_latency_ms", half.tuned_latency_ms ? number(*half.tuned_latency_ms) : nlohmann::json()}};
+          {"tuned_latency_ms", half.tuned_latency_ms ? number(*half.tuned_latency_ms) : nlohmann::json()},
+          {"alone_ms", half.alone_ms ? number(*half.alone_ms) : nlohmann::json()}};
 }
 
 nlohmann::json gain(const std::optional<zoo::Gain>& gain) {
@@ -107,6 +108,7 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
     fmt::print("eager channels-last with tuned malloc {:.3f} ms, beside it {:.3f} ms: {:.2f}x faster\n",
                *result.before.tuned_latency_ms, *result.after.tuned_latency_ms,
                *result.before.tuned_latency_ms / *result.after.tuned_latency_ms);
+  if (result.after.alone_ms) fmt::print("by itself {:.3f} ms\n", *result.after.alone_ms);
   if (result.gain) fmt::print("{}", result.gain->text(12));
   fmt::print("{:.2f}x faster, {:.3f} of the bytes; capture {:.2f} s, optimize {:.2f} s, compile {:.2f} s\n",
              result.before.latency_ms / result.after.latency_ms,
@@ -168,6 +170,7 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));
   app.add_flag("--tuned-baseline", options.tuned_baseline,
                "Also time eager LibTorch at its best: channels-last, and a malloc that keeps its pages");
+  app.add_flag("--alone", options.alone, "Also time the optimized model by itself, its caches left to it");
   app.add_option("--export", options.exports.onnx, "Where to write the optimized model as ONNX");
   app.add_option("--samples", options.exports.samples,
                  "Where to write inputs and outputs as safetensors, for checking an export elsewhere");
