@@ -34,13 +34,13 @@ struct JobOptions {
   bool map = false;             ///< maps that file instead of reading it
   Exports exports;              ///< files to leave behind
   bool tuned_baseline = false;  ///< also time eager LibTorch channels-last with a malloc that keeps its pages
-  bool alone = false;
-  bool gain = false;          ///< also times the original compiled, and both layer by layer
-  std::int64_t round_to = 1;  ///< of the recipe `prune`: what is left of a group is a multiple of this
-  double average_bits = 6;    ///< of the recipe `mixed`
-  bool exact = false;         ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
-  bool learned = false;       ///< of `mixed`: learned rounding of the plan
-  bool uniform = false;       ///< of `joint`: the best plan with all layers and groups alike, to compare with
+  bool alone = false;           ///< also times the optimized model by itself
+  bool gain = false;            ///< also times the original compiled, and both layer by layer
+  std::int64_t round_to = 1;    ///< of the recipe `prune`: what is left of a group is a multiple of this
+  double average_bits = 6;      ///< of the recipe `mixed`
+  bool exact = false;           ///< of the recipe `mixed`: exact sensitivities instead of Fisher information
+  bool learned = false;         ///< of `mixed`: learned rounding of the plan
+  bool uniform = false;         ///< of `joint`: the best plan with all layers and groups alike, to compare with
   // Budget of the recipe `auto`, and of `joint` the last two.
   std::optional<double> max_drop;                     ///< of top-1, percentage points
   std::optional<std::int64_t> max_bytes, max_stored;  ///< of the weights: compiled, and each at its own width

@@ -15,6 +15,7 @@
 
 #include "core/fingerprint.hpp"
 #include "core/replace_file.hpp"
+#include "execute/processor.hpp"
 #include "pare/core/error.hpp"
 #include "pare/execute/compile.hpp"
 
@@ -24,26 +25,11 @@ namespace {
 
 constexpr std::string_view kFirstLine = "pare latency 1";
 
-// The processor and those of its instruction sets that kernels are chosen by.
-std::string processor() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string name, instructions;
-  const std::set<std::string> telling{"avx2",     "avx512f",  "avx512_vnni", "avx_vnni", "avx512_bf16",
-                                      "amx_int8", "amx_bf16", "asimd",       "asimddp",  "i8mm"};
-  for (std::string line; std::getline(file, line) && (name.empty() || instructions.empty());) {
-    const auto colon = line.find(':');
-    if (colon == std::string::npos || colon + 2 > line.size()) continue;
-    const auto value = line.substr(colon + 2);
-    if (name.empty() && line.starts_with("model name")) name = value;
-    if (!line.starts_with("flags") && !line.starts_with("Features")) continue;
-    std::istringstream flags(value);
-    std::set<std::string> found;
-    for (std::string flag; flags >> flag;)
-      if (telling.contains(flag)) found.insert(flag);
-    for (const auto& flag : found) instructions += ' ' + flag;
-  }
-  return (name.empty() ? std::string("unknown processor") : name) +
-         (instructions.empty() ? ' ' + at::get_cpu_capability() : instructions);
+std::string machine_line() {
+  const auto& found = processor();
+  auto line = found.name;
+  for (const auto& instruction : found.instructions) line += ' ' + instruction;
+  return found.instructions.empty() ? line + ' ' + at::get_cpu_capability() : line;
 }
 
 struct TableContents {
@@ -75,7 +61,7 @@ TableContents table_contents(std::istream& stream) {
 }  // namespace
 
 LatencyTable::LatencyTable(std::string folder, int threads) : threads_(threads > 0 ? threads : at::get_num_threads()) {
-  machine_ = fmt::format("{}; {} threads; {}; LibTorch {}; pare {}", processor(), threads_, execution_backend(),
+  machine_ = fmt::format("{}; {} threads; {}; LibTorch {}; pare {}", machine_line(), threads_, execution_backend(),
                          TORCH_VERSION, PARE_VERSION);
   if (folder.empty()) return;
   Fingerprint fingerprint;

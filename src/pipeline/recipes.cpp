@@ -31,9 +31,10 @@ LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers)
 }
 
 LadderRecipe Ladder::planned(const Plan& plan) const {
-  const auto halves = plan.bf16_layers();
-  LadderRecipe recipe{halves.empty() ? fmt::format("int4/int8 at {:.2f} bits", plan.average_bits())
-                                     : fmt::format("int8, {} of {} layers bf16", halves.size(), plan.layers.size()),
+  const auto halves = plan.bf16_layers(), unrounded = plan.float_layers();
+  LadderRecipe recipe{unrounded.empty() ? fmt::format("int4/int8 at {:.2f} bits", plan.average_bits())
+                                        : fmt::format("int8, {} of {} layers {}", unrounded.size(), plan.layers.size(),
+                                                      halves.empty() ? "float32" : "bf16"),
                       [model = model_, plan](const ContextOptions& context) {
                         return apply(
                             Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}, model,

@@ -254,10 +254,11 @@ TEST_CASE("where rounding alone loses too much, a network trained with it is tri
   REQUIRE(trained->heads.size() == 2);
   for (const auto& head : trained->heads) CHECK(head.drop.samples == 200);
   // It is asked before bf16, and after a few layers in bf16 were not enough.
-  const auto tried = [&](std::string_view name) {
-    return std::ranges::find(found.candidates, name, &pare::Candidate::name) - found.candidates.begin();
+  const auto tried = [&](std::string_view name) {  // float32 where the processor has no bf16
+    return std::ranges::find_if(found.candidates, [&](const auto& one) { return one.name.starts_with(name); }) -
+           found.candidates.begin();
   };
-  CHECK(tried("int8, 1 of 3 layers bf16") < tried("int8, trained quantized"));
+  CHECK(tried("int8, 1 of 3 layers") < tried("int8, trained quantized"));
   CHECK(tried("int8, trained quantized") < tried("bf16"));
 }
 

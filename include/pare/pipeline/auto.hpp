@@ -82,8 +82,9 @@ struct AutoResult {
 ///                                         .budget = {.max_drop = 0.5_pct}});
 ///
 /// 1. int8: batch norms folded, transformers smoothed, ranges and rounding from calibration (`Quantizer`).
-/// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16,
-///    an eighth, a quarter, then half of them; then all; float32 is left in the end.
+/// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16
+///    (float32 where the processor has no instructions for it), an eighth, a quarter, then half of them; then all in
+///    bf16; float32 is left in the end.
 /// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`).
 /// 4. Where that is not small enough, or int8 not fast enough (`latency_ms`): channels are pruned, then int8.
 /// 5. Where that loses too much and there is `training` data: of the networks that are small and fast enough, the one
