@@ -54,14 +54,14 @@ class Climb {
   // int8 loses too much: the layers that cost most are not rounded, as few as it takes; or all learn to bear it.
   Built* rescue() {
     const auto order = costliest();
-    const auto half = processor().multiplies_bf16() ? 16_bits : 32_bits;
+    const auto unrounded = processor().multiplies_bf16() ? 16_bits : 32_bits;
     std::size_t before = 0;
     for (const double share : kHalves) {
       const auto count = static_cast<std::size_t>(std::ceil(share * static_cast<double>(order.size())));
       if (count == before) continue;
       before = count;
       auto plan = int8_->candidate.plan;
-      for (std::size_t i = 0; i < count; ++i) plan.layers[order[i]].weights = half;
+      for (std::size_t i = 0; i < count; ++i) plan.layers[order[i]].weights = unrounded;
       auto& built = planned(plan);
       if (bench_.keeps_drop(built)) return &built;
     }
