@@ -44,7 +44,7 @@ class ExpectedLoss {
 
   /// `[samples]`
   [[nodiscard]] at::Tensor of(const at::Tensor& outputs) const {
-    constexpr double kDisbelief = 1.0 / 3;
+    constexpr double kDisbelief = 0.5;
     const auto logits = as_logits(outputs);
     if (!logits.isfinite().all().item<bool>()) return at::full({logits.size(0)}, std::nan(""), at::kDouble);
     const auto distance = distances(logits_);

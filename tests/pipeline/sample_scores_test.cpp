@@ -27,11 +27,11 @@ pare::Predictor answering(const torch::Tensor& outputs) {
   return [outputs](const std::vector<torch::Tensor>&) { return std::vector<torch::Tensor>{outputs}; };
 }
 
-// What changed answers cost by the original's probabilities, and a third for each.
+// What changed answers cost by the original's probabilities, and half for each.
 torch::Tensor counted_loss(const torch::Tensor& logits, const torch::Tensor& moved) {
   const auto p = logits.softmax(1);
   const auto before = logits.argmax(1, true), after = moved.argmax(1, true);
-  return (p.gather(1, before) - p.gather(1, after)).squeeze(1) + before.ne(after).squeeze(1).to(torch::kDouble) / 3;
+  return (p.gather(1, before) - p.gather(1, after)).squeeze(1) + before.ne(after).squeeze(1).to(torch::kDouble) / 2;
 }
 
 }  // namespace

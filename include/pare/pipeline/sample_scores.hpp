@@ -24,7 +24,7 @@ using SampleScores = std::function<at::Tensor(const Predictor& predict)>;
 /// sample, and how far the second class lies behind the first: it is taken to overtake as often as the movements of all
 /// samples (among their five likeliest classes) are larger than that distance, in the right direction half of the time.
 /// Distances of the nearest third of the samples are evened out. An overtaken answer costs the difference of the two
-/// probabilities that the original gives, and a third beside: so much more than the original believes may be lost among
+/// probabilities that the original gives, and half beside: so much more than the original believes may be lost among
 /// answers that change. A class outside of those five that comes first counts as it is.
 /// @param original outputs of `[samples, classes]`: logits, or probabilities, or their logarithms
 /// @throws Error `pare.pipeline.104` for other outputs, or none
