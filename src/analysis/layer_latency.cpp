@@ -1,6 +1,7 @@
 #include "pare/analysis/layer_latency.hpp"
 
 #include <algorithm>
+#include <list>
 #include <ostream>
 
 #include "analysis/execution_units.hpp"
@@ -17,14 +18,14 @@ double LayerLatency::Row::gops() const { return ms > 0 ? 2e-6 * static_cast<doub
 
 LayerLatency::LayerLatency(const Model& model, const Batch& inputs, LatencyTable& table, CompileOptions options,
                            double seconds) {
-  constexpr int kTurns = 4;
   options.threads = table.threads();
-  StepMeasurement steps(model, inputs, options);
-  const bool run = !steps.is_known(table);
-  for (int turn = 0; run && turn < kTurns; ++turn) steps.run(seconds / kTurns);
-  steps.record(table);
+  std::list<StepMeasurement> steps;
+  steps.emplace_back(model, inputs, options);
+  const bool known = steps.front().is_known(table);
+  if (!known) StepMeasurement::run_in_turns(steps, seconds);
+  steps.front().record(table);
   *this = predicted(model, inputs, table, std::move(options));
-  timed_ = run;
+  timed_ = !known;
 }
 
 LayerLatency LayerLatency::predicted(const Model& model, const Batch& inputs, const LatencyTable& table,

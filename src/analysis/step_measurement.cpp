@@ -29,6 +29,12 @@ void StepMeasurement::expect(LatencyTable& table) const {
   for (const auto& unit : units_.units) table.set(step_key(unit), 0);
 }
 
+void StepMeasurement::run_in_turns(std::list<StepMeasurement>& models, double seconds) {
+  constexpr int kTurns = 4;
+  for (int turn = 0; turn < kTurns; ++turn)
+    for (auto& model : models) model.run(seconds / kTurns);
+}
+
 void StepMeasurement::run(double seconds) {
   if (!compiled_) compiled_ = compile(model_, options_);
   auto profile = compiled_->profile(inputs_, seconds);

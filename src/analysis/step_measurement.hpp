@@ -1,5 +1,6 @@
 #pragma once
 
+#include <list>
 #include <optional>
 
 #include "analysis/execution_units.hpp"
@@ -9,10 +10,7 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// The steps of one model, timed as often as one likes; the least disturbed time counts.
-///
-/// A machine that is shared may run at half its speed for seconds. Several models measured in turns, a little each
-/// time, all meet it at its best.
+/// The steps of one model, timed in several turns; the least disturbed time counts.
 class StepMeasurement {
  public:
   StepMeasurement(const Model& model, const Batch& inputs, CompileOptions options);
@@ -21,13 +19,18 @@ class StepMeasurement {
   [[nodiscard]] bool is_known(const LatencyTable& table) const;
   /// Marks every step as known, with whatever time: for a copy that says what is left to measure.
   void expect(LatencyTable& table) const;
-  /// Compiles the model, the first time, and runs it for about `seconds`; the fastest of all profiles is kept.
-  void run(double seconds);
-  /// Adds what `run` found; what the table knows stays: where the rest of a model is another, other things lie in the
-  /// caches, and the model that a step was first met in is the plainest.
+  /// Adds what `run_in_turns` found; what the table knows stays: where the rest of a model is another, other things lie
+  /// in the caches, and the model that a step was first met in is the plainest.
   void record(LatencyTable& table) const;
 
+  /// Runs every model for about `seconds`. A machine that is shared may run at half its speed for seconds: models
+  /// measured in turns, a little each time, all meet it at its best.
+  static void run_in_turns(std::list<StepMeasurement>& models, double seconds);
+
  private:
+  /// Compiles the model, the first time, and runs it for about `seconds`; the fastest of all profiles is kept.
+  void run(double seconds);
+
   Model model_;
   Batch inputs_;
   CompileOptions options_;

@@ -197,8 +197,7 @@ class Matcher {
     std::vector<NodeId> passed;
     const auto* norm = sole_user(region.output, passed);
     if (!norm || !norm->is("aten::batch_norm") || !passed.empty() || norm->input(0) != region.output) return;
-    const auto* training = norm->operand("training").get<Flag>();
-    if (!training || (*training != Flag::False && *training != Flag::Training)) return;
+    if (norm->operand("training").boolean(false).value_or(true)) return;
     if (norm->operand("running_mean").value() == kNoValue) return;
     if (graph_.value(region.output).type.rank() == 3 && region.family == OpFamily::Linear) return;
     region.batch_norm = norm->id;

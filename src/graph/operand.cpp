@@ -72,4 +72,10 @@ std::optional<bool> Operand::boolean() const {
   return *flag == Flag::True;
 }
 
+std::optional<bool> Operand::boolean(bool training) const {
+  const auto* flag = get<Flag>();
+  if (!flag) return std::nullopt;
+  return *flag == Flag::Training ? training : *flag == Flag::Evaluation ? !training : *flag == Flag::True;
+}
+
 PARE_NAMESPACE_END

@@ -29,8 +29,7 @@ std::int64_t channels_of(const Emitter& out, const Node& node) {
 
 // input, weight, bias, running mean and variance, training, momentum, eps, cudnn
 void batch_norm(Emitter& out, const Node& node) {
-  const auto* training = node.operand("training").get<Flag>();
-  if (!training || (*training != Flag::False && *training != Flag::Training) || node.input(3) == kNoValue)
+  if (node.operand("training").boolean(false).value_or(true) || node.input(3) == kNoValue)
     Emitter::refuse(node, "it takes its statistics from the batch");
   const Ints sizes{channels_of(out, node)};
   out.result(node, "BatchNormalization",

@@ -58,9 +58,7 @@ CompileOptions PlanLatency::compile_options(const Plan& plan) const {
   return compile;
 }
 
-// In turns, each a little at a time, so that all of them meet the machine at its best.
 void PlanLatency::measure(const std::vector<std::vector<Bits>>& models) {
-  constexpr int kTurns = 4;
   std::list<StepMeasurement> unknown;
   auto known = table_;
   for (const auto& bits : models) {
@@ -73,8 +71,7 @@ void PlanLatency::measure(const std::vector<std::vector<Bits>>& models) {
     steps.expect(known);
     unknown.push_back(std::move(steps));
   }
-  for (int turn = 0; turn < kTurns; ++turn)
-    for (auto& steps : unknown) steps.run(options_.seconds / kTurns);
+  StepMeasurement::run_in_turns(unknown, options_.seconds);
   for (const auto& steps : unknown) steps.record(table_);
   if (!unknown.empty()) table_.save();
 }

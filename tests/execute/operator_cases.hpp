@@ -20,6 +20,13 @@ struct Net : nn::Module {
   Forward body;
 };
 
+/// Statistics and parameters that a batch norm might have learned.
+template <class Norm>
+void draw(Norm& norm) {
+  norm->running_mean.normal_(), norm->running_var.uniform_(0.5, 2);
+  if (norm->weight.defined()) norm->weight.normal_(), norm->bias.normal_();
+}
+
 struct Case {
   std::string name;
   std::vector<int64_t> sizes;  ///< of the input, less the batch
@@ -185,10 +192,7 @@ inline std::vector<Case> cases() {
          auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(17, 16, 1)));
          auto last = net.add("last", nn::BatchNorm2d(nn::BatchNorm2dOptions(16).affine(false)));
          auto c = net.add("c", nn::Conv2d(nn::Conv2dOptions(16, 4, 1)));
-         for (auto& one : {norm, last}) {
-           one->running_mean.normal_(), one->running_var.uniform_(0.5, 2);
-           if (one->weight.defined()) one->weight.normal_(), one->bias.normal_();
-         }
+         draw(norm), draw(last);
          return [=](const torch::Tensor& x) mutable {
            auto y = torch::cat({torch::relu(a(x)), x}, 1);
            y = b(torch::relu(norm(y)));
@@ -203,9 +207,6 @@ inline std::vector<Case> cases() {
          auto vector = net.add("vector", nn::BatchNorm1d(60));
          auto a = net.add("a", nn::Linear(60, 9));
          auto b = net.add("b", nn::Linear(60, 9));
-         const auto draw = [](auto& one) {
-           one->running_mean.normal_(), one->running_var.uniform_(0.5, 2), one->weight.normal_(), one->bias.normal_();
-         };
          draw(volume), draw(sequence), draw(vector);
          return [=](const torch::Tensor& x) mutable {
            const auto y = sequence(torch::relu(volume(x)).flatten(2));

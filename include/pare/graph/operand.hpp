@@ -85,6 +85,7 @@ class Operand {
   [[nodiscard]] std::optional<std::vector<std::int64_t>> integers() const;  ///< an int is a list of one
   [[nodiscard]] std::optional<double> number() const;                       ///< from a double, int or flag
   [[nodiscard]] std::optional<bool> boolean() const;                        ///< from a constant flag
+  [[nodiscard]] std::optional<bool> boolean(bool training) const;           ///< from any flag, in that mode
 
  private:
   Storage storage_;

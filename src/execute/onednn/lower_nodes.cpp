@@ -4,7 +4,6 @@
 #include <array>
 
 #include "execute/onednn/lowering.hpp"
-#include "pare/numerics/batch_norm_folding.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -129,7 +128,7 @@ bool Lowering::lower_elementwise(const Node& node, ProgramStep& step) {
   } else if (by_scalar && (base == "aten::add" || base == "aten::sub") && node.operand(2).number()) {
     const auto amount = *second * *node.operand(2).number();
     post = {algorithm::eltwise_linear, 1, static_cast<float>(base == "aten::add" ? amount : -amount), kNoValue};
-  } else if (node.is("aten::clamp.Tensor") || node.is("aten::clamp_min.Tensor") || !activation(node, post)) {
+  } else if (!activation(node, post)) {
     return false;
   }
   step.kind = StepKind::Eltwise;
@@ -171,8 +170,8 @@ void Lowering::absorb_activation(const Node& node, ProgramStep& step) {
   if (uses.size() != 1 || uses[0] == kNoNode) return;
   const auto& next = graph_.node(uses[0]);
   PostOp post;
-  if (next.barrier || done_[index(next.id)] || next.outputs.size() != 1 || next.is("aten::clamp.Tensor") ||
-      next.is("aten::clamp_min.Tensor") || input(next, 0) != root(node.output()) || !activation(next, post))
+  if (next.barrier || done_[index(next.id)] || next.outputs.size() != 1 || input(next, 0) != root(node.output()) ||
+      !activation(next, post))
     return;
   step.post.push_back(post);
   step.absorbed.push_back(next.id);
@@ -180,17 +179,22 @@ void Lowering::absorb_activation(const Node& node, ProgramStep& step) {
   program_.root[index(node.output())] = next.output();  // never stored by itself
 }
 
+// What a batch norm of constants does in evaluation.
+ChannelAffine Lowering::channel_affine(const Node& batch_norm) {
+  const auto read = [&](std::size_t at) {
+    return batch_norm.input(at) == kNoValue ? at::Tensor() : constant(batch_norm.input(at));
+  };
+  return batch_norm_affine(read(1), read(2), read(3), read(4), batch_norm.operand("eps").number().value_or(1e-5));
+}
+
 // A batch norm in evaluation that no layer in front could take in.
 bool Lowering::lower_batch_norm(const Node& node, ProgramStep& step) {
-  const auto* training = node.is("aten::batch_norm") ? node.operand("training").get<Flag>() : nullptr;
-  if (!training || (*training != Flag::False && *training != Flag::Training)) return false;
+  if (!node.is("aten::batch_norm") || node.operand("training").boolean(false).value_or(true)) return false;
   const auto rank = type(node.output()).rank();
   if (rank < 2 || rank > 5 || node.input(3) == kNoValue || node.input(4) == kNoValue) return false;
   for (std::size_t i = 1; i < 5; ++i)
     if (node.input(i) != kNoValue && !is_constant(node.input(i))) return false;
-  const auto read = [&](std::size_t i) { return node.input(i) == kNoValue ? at::Tensor() : constant(node.input(i)); };
-  const auto affine =
-      batch_norm_affine(read(1), read(2), read(3), read(4), node.operand("eps").number().value_or(1e-5));
+  const auto affine = channel_affine(node);
   step.kind = StepKind::ChannelAffine;
   step.inputs = {input(node, 0)};
   step.gamma = affine.scale.to(at::kFloat);

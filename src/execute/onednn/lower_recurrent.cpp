@@ -51,15 +51,38 @@ RecurrentMatrix Lowering::recurrent_matrix(const std::vector<ValueId>& weights, 
   return matrix;
 }
 
+// Parameters as PyTorch passes them: of each layer and direction (input, hidden[, two biases]).
+std::shared_ptr<RecurrentStack> Lowering::recurrent_stack(const std::vector<ValueId>& parameters, RecurrentStack shape,
+                                                          std::int64_t layers, bool biases) {
+  auto stack = std::make_shared<RecurrentStack>(std::move(shape));
+  stack->hidden = type(parameters[1]).sizes[1].constant().value_or(0);
+  const auto gates = stack->gates();
+  const std::int64_t each = biases ? 4 : 2;
+  for (std::int64_t l = 0; l < layers; ++l) {
+    std::vector<ValueId> of_input, of_hidden;
+    std::vector<at::Tensor> bias;
+    for (std::int64_t d = 0; d < stack->directions; ++d) {
+      const auto first = static_cast<std::size_t>((l * stack->directions + d) * each);
+      of_input.push_back(parameters[first]);
+      of_hidden.push_back(parameters[first + 1]);
+      const auto read = [&](std::size_t at) {
+        return biases ? constant(parameters[first + at]).to(at::kFloat) : at::zeros({gates * stack->hidden});
+      };
+      bias.push_back(joined_bias(read(2), read(3), gates));
+    }
+    stack->layers.push_back(
+        {recurrent_matrix(of_input, gates), recurrent_matrix(of_hidden, gates), at::stack(bias).contiguous()});
+  }
+  return stack;
+}
+
 bool Lowering::lower_recurrent(const Node& node) {
   const bool lstm = node.is("aten::lstm.input");
   if (!lstm && !node.is("aten::gru.input")) return false;
-  const auto* training = node.operand("train").get<Flag>();
   const auto layers = node.operand("num_layers").integer();
   const auto biases = node.operand("has_biases").boolean(), bidirectional = node.operand("bidirectional").boolean(),
              batch_first = node.operand("batch_first").boolean();
-  if (!training || (*training != Flag::False && *training != Flag::Training) || !layers || !biases || !bidirectional ||
-      !batch_first)
+  if (node.operand("train").boolean(false).value_or(true) || !layers || !biases || !bidirectional || !batch_first)
     return false;
   std::vector<ValueId> states, parameters;
   if (lstm) {
@@ -76,32 +99,16 @@ bool Lowering::lower_recurrent(const Node& node) {
                      std::ssize(parameters) == *layers * directions * each;  // more where states are projected
   if (!known) return false;
 
-  auto stack = std::make_shared<RecurrentStack>();
-  stack->gated_cell = lstm;
-  stack->batch_first = *batch_first;
-  stack->directions = directions;
-  stack->hidden = type(parameters[1]).sizes[1].constant().value_or(0);
-  const auto gates = stack->gates();
-  for (std::int64_t l = 0; l < *layers; ++l) {
-    std::vector<ValueId> of_input, of_hidden;
-    std::vector<at::Tensor> bias;
-    for (std::int64_t d = 0; d < directions; ++d) {
-      const auto first = static_cast<std::size_t>((l * directions + d) * each);
-      of_input.push_back(parameters[first]);
-      of_hidden.push_back(parameters[first + 1]);
-      const auto none = at::zeros({gates * stack->hidden});
-      bias.push_back(joined_bias(*biases ? constant(parameters[first + 2]).to(at::kFloat) : none,
-                                 *biases ? constant(parameters[first + 3]).to(at::kFloat) : none, gates));
-    }
-    stack->layers.push_back(
-        {recurrent_matrix(of_input, gates), recurrent_matrix(of_hidden, gates), at::stack(bias).contiguous()});
-  }
   ProgramStep step{.kind = StepKind::Recurrent, .node = node.id, .inputs = {input}, .outputs = node.outputs};
   for (const auto state : states) {
     if (is_constant(state)) program_.constants[index(state)] = constant(state).contiguous();
     step.inputs.push_back(state);
   }
-  step.recurrent = std::move(stack);
+  RecurrentStack shape;
+  shape.gated_cell = lstm;
+  shape.batch_first = *batch_first;
+  shape.directions = directions;
+  step.recurrent = recurrent_stack(parameters, std::move(shape), *layers, *biases);
   program_.steps.push_back(std::move(step));
   return true;
 }

@@ -119,21 +119,14 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, std::int64_t out
   if (region.batch_norm == kNoNode) return kernel;
 
   const auto& norm = graph_.node(region.batch_norm);
-  const auto read = [&](std::size_t position, double otherwise) {
-    const auto tensor = norm.input(position);
-    return tensor == kNoValue ? at::full({channels}, otherwise, at::kDouble) : constant(tensor).to(at::kDouble);
-  };
-  const auto gain = read(1, 1) / at::sqrt(read(4, 1) + norm.operand("eps").number().value_or(1e-5));
-  auto bias = kernel.bias.defined() ? kernel.bias.to(at::kDouble) : at::zeros({channels}, at::kDouble);
-  kernel.bias = ((bias - read(3, 0)) * gain + read(2, 0)).to(at::kFloat);
+  const auto affine = channel_affine(norm);
+  kernel.bias = fold_bias(kernel.bias, affine, at::kFloat);
   if (kernel.scales.empty()) {
-    std::vector<std::int64_t> shape(static_cast<std::size_t>(weight.dim()), 1);
-    shape[static_cast<std::size_t>(out_axis)] = channels;
-    kernel.tensor = (weight.to(at::kDouble) * gain.view(shape)).to(at::kFloat);
+    kernel.tensor = fold_weight(weight, affine, out_axis, 1);
   } else {
     if (kernel.scales.size() == 1) kernel.scales.assign(static_cast<std::size_t>(channels), kernel.scales[0]);
     for (std::int64_t c = 0; c < channels; ++c)
-      kernel.scales[static_cast<std::size_t>(c)] *= static_cast<float>(gain[c].item<double>());
+      kernel.scales[static_cast<std::size_t>(c)] *= static_cast<float>(affine.scale[c].item<double>());
   }
   return kernel;
 }

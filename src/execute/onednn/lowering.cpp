@@ -61,10 +61,7 @@ void Lowering::find_aliases() {
                          node.is("aten::alpha_dropout") || node.is("aten::feature_alpha_dropout");
     bool alias = node.is("aten::detach") || node.is("aten::alias") || node.is("aten::contiguous") ||
                  node.is("aten::clone") || node.is("aten::lift_fresh");
-    if (dropout) {
-      const auto* training = node.operand("train").get<Flag>();
-      alias = training && (*training == Flag::False || *training == Flag::Training);
-    }
+    if (dropout) alias = !node.operand("train").boolean(false).value_or(true);
     if (node.is("aten::contiguous"))
       alias = node.operand("memory_format").is_none() || node.operand("memory_format").integer().value_or(0) == 0;
     const bool selects = node.is("pare::training_select");  // evaluation's value stands second

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "execute/onednn/program.hpp"
+#include "pare/numerics/batch_norm_folding.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -24,6 +25,7 @@ class Lowering {
   std::optional<Quantization> passed_on(const Node& node) const;
   bool is_constant(ValueId value) const;
   const at::Tensor& constant(ValueId value);
+  ChannelAffine channel_affine(const Node& batch_norm);
   std::optional<double> scalar(const Operand& operand);
   ValueId root(ValueId value) const { return program_.root_of(value); }
   ValueId input(const Node& node, std::size_t position) const { return root(node.input(position)); }
@@ -60,6 +62,8 @@ class Lowering {
   bool lower_embedding(const Node& node, ProgramStep& step);
   bool lower_row_lookup(const Node& node, ProgramStep& step);
   bool lower_recurrent(const Node& node);
+  std::shared_ptr<RecurrentStack> recurrent_stack(const std::vector<ValueId>& parameters, RecurrentStack shape,
+                                                  std::int64_t layers, bool biases);
   RecurrentMatrix recurrent_matrix(const std::vector<ValueId>& weights, std::int64_t gates);
   void lower_attention(const Node& node);
   bool activation(const Node& node, PostOp& post);

@@ -184,17 +184,14 @@ class OnednnExecutor final : public Executor {
     return nullptr;
   }
 
-  std::size_t recurrent_bytes(bool every_layout) const {
+  static std::size_t recurrent_bytes(const RecurrentStack& stack, bool every_layout) {
     std::size_t bytes = 0;
-    for (const auto& step : program_->steps) {
-      if (!step.recurrent) continue;
-      for (const auto& layer : step.recurrent->layers) {
-        bytes += layer.bias.nbytes();
-        for (const auto* matrix : {&layer.input, &layer.hidden}) {
-          const auto* numbers = matrix->numbers.get();
-          if (numbers) bytes += every_layout ? numbers->resident_bytes() : numbers->payload_bytes();
-          if (matrix->integers.integers.defined()) bytes += matrix->integers.nbytes();
-        }
+    for (const auto& layer : stack.layers) {
+      bytes += layer.bias.nbytes();
+      for (const auto* matrix : {&layer.input, &layer.hidden}) {
+        const auto* numbers = matrix->numbers.get();
+        if (numbers) bytes += every_layout ? numbers->resident_bytes() : numbers->payload_bytes();
+        if (matrix->integers.integers.defined()) bytes += matrix->integers.nbytes();
       }
     }
     return bytes;
@@ -207,11 +204,11 @@ class OnednnExecutor final : public Executor {
       if (step.rows)
         for (const auto* tensor : {&step.rows->codes, &step.rows->scale, &step.rows->offset, &step.rows->bias})
           if (tensor->defined() && rows.insert(tensor->const_data_ptr()).second) bytes += tensor->nbytes();
+      if (step.recurrent) bytes += recurrent_bytes(*step.recurrent, every_layout);
       if (step.weights) bytes += every_layout ? step.weights->resident_bytes() : step.weights->payload_bytes();
       for (const auto* tensor : {&step.gamma, &step.beta_tensor, &step.table.integers, &step.table.scale})
         if (tensor->defined()) bytes += tensor->nbytes();
     }
-    bytes += recurrent_bytes(every_layout);
     for (const auto& [value, table] : program_->packed) bytes += table.nbytes();
     std::set<const void*> seen;
     for (const auto& [value, tensor] : program_->constants)

@@ -11,12 +11,6 @@ using desc = memory::desc;
 
 namespace {
 
-dnnl::primitive_attr with_scratchpad() {
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  return attr;
-}
-
 memory floats(const at::Tensor& values, const memory::dims& dims) {
   memory result({dims, memory::data_type::f32, row_major_strides(dims)}, cpu_engine());
   at::from_blob(result.get_data_handle(), values.sizes(), at::kFloat).copy_(values);

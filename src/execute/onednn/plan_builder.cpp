@@ -15,6 +15,12 @@ std::shared_ptr<const ExecutionPlan> build_plan(std::shared_ptr<const Program> p
   return PlanBuilder(std::move(program), std::move(dims), tapped, like).build();
 }
 
+dnnl::primitive_attr with_scratchpad() {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attr;
+}
+
 bool is_reference(const dnnl::primitive_desc_base& description) {
   return std::string_view(description.impl_info_str()).starts_with("ref");
 }

@@ -11,6 +11,9 @@ PARE_NAMESPACE_BEGIN
 /// Whether oneDNN would compute with a reference kernel: element by element, some fifty times slower than the others.
 bool is_reference(const dnnl::primitive_desc_base& description);
 
+/// What every kernel is created with: its scratchpad comes from the arena.
+[[nodiscard]] dnnl::primitive_attr with_scratchpad();
+
 /// Builds an `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
 /// layout.
 class PlanBuilder {

@@ -19,8 +19,7 @@ void PlanBuilder::emit_eltwise(const ProgramStep& step) {
   const auto type = onednn_type(step.dtype);
   auto source = typed(step.inputs[0], type);
   if (!is_dense(source.layout)) source = row_major(step.inputs[0], type);  // the fast kernels know no gaps
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
                                                           step.algorithm, source.layout, source.layout, step.alpha,
                                                           step.beta, attr);
@@ -47,8 +46,7 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
   for (std::size_t d = 0; d < after.size(); ++d)
     after[d] = (dims[d + 2] - 1) * window.strides[d] + (window.kernel[d] - 1) * window.dilation[d] + 1 -
                source_dims[d + 2] - window.pads_before[d];
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   const auto type = source.layout.get_data_type();
   const auto describe = [&](const desc& layout) {
     return dnnl::pooling_forward::primitive_desc(cpu_engine(), dnnl::prop_kind::forward_inference, step.algorithm,
@@ -120,8 +118,7 @@ void PlanBuilder::emit_layer_norm(const ProgramStep& step) {
                           }(),
                           dims.back()};
   const auto source = shaped(input, type, rows);
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   const desc layout(rows, type, row_major_strides(rows));
   const dnnl::layer_normalization_forward::primitive_desc description(
       cpu_engine(), dnnl::prop_kind::forward_inference, source.layout, layout, step.alpha,
@@ -143,8 +140,7 @@ void PlanBuilder::emit_softmax(const ProgramStep& step) {
   const auto output = step.outputs[0];
   const auto source = typed(step.inputs[0], data_type::f32);
   const auto& quantized = quantization(output);
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments;
   const bool integer_result = quantized && quantized->zero_point == 0;
   const auto type = integer_result ? quantized->type() : onednn_type(step.dtype);
@@ -183,8 +179,7 @@ void PlanBuilder::emit_concat(const ProgramStep& step) {
     sources.push_back(source);
     layouts.push_back(source.layout);
   }
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   const dnnl::concat::primitive_desc description(cpu_engine(), static_cast<int>(step.axis), layouts, attr);
   const auto result = allocate(description.dst_desc());
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_DST, result)};

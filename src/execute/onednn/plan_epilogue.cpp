@@ -186,7 +186,7 @@ void PlanBuilder::add_activation(const ProgramStep& step, dnnl::post_ops& ops, c
 PlanBuilder::Epilogue PlanBuilder::epilogue(const ProgramStep& step, data_type type, const desc& layout,
                                             const std::vector<Stored>& sources) {
   Epilogue result;
-  result.attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  result.attr = with_scratchpad();
   scale_arguments(step, result, type);
   dnnl::post_ops ops;
   if (step.residual != kNoValue) add_residual(step, result, ops, type, layout, sources);

@@ -24,8 +24,7 @@ struct TileProduct {
 
   TileProduct(const IntegerRows& weights, memory::dim rows, memory::dim count) {
     const auto type = memory::data_type::f32;
-    dnnl::primitive_attr attr;
-    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    auto attr = with_scratchpad();
     const desc source({rows, weights.features}, type, {weights.features, 1}),
         tile({weights.features, count}, type, {1, weights.features}), result({rows, count}, type, {weights.outputs, 1}),
         bias({1, count}, type, {count, 1});

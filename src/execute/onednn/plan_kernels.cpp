@@ -115,7 +115,7 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   // The layout at hand, if a good kernel takes it; else the one oneDNN likes best.
   const auto at_hand = stored(input);
   Epilogue plain;
-  plain.attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  plain.attr = with_scratchpad();
   scale_arguments(step, plain, type);
   desc source_layout = any_source;
   if (!reads_row_major(at_hand.layout) && at_hand.layout.get_data_type() == source_type) {

@@ -50,8 +50,7 @@ void PlanBuilder::emit_recurrent_layer(const ProgramStep& step, std::size_t laye
   };
   const memory::dims bias_dims{1, stack.directions, 4, stack.hidden};
   const memory bias({bias_dims, data_type::f32, row_major_strides(bias_dims)}, cpu_engine(), weights.bias.data_ptr());
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   const auto finish = [&](const auto& description, const dnnl::primitive& primitive) {
     std::vector<PlanArgument> arguments{
         argument(DNNL_ARG_SRC_LAYER, operands.input), argument(DNNL_ARG_DST_LAYER, operands.output),

@@ -84,8 +84,7 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
 
 void PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                           const std::optional<Quantization>& write) {
-  dnnl::primitive_attr attr;
-  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_FROM, from), argument(DNNL_ARG_TO, to)};
   const auto scaled = [&](int side, const Quantization& quantization) {
     attr.set_scales_mask(side, 0);

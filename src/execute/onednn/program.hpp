@@ -107,7 +107,7 @@ struct ProgramStep {
   bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
   std::shared_ptr<const IntegerRows> rows{};  ///< of IntegerRows, and of Embedding in place of `table`
-  at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm; of ChannelAffine, in double
+  at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm and ChannelAffine
   IntegerTable table{};                       ///< of Embedding
   std::shared_ptr<const RecurrentStack> recurrent{};
   c10::ScalarType dtype = c10::ScalarType::Float;
