@@ -134,7 +134,9 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
   ProbedRun run(reference, options.around, std::move(by_node));
   auto generator = at::detail::createCPUGenerator(options.seed);
   double once = 0, samples = 0;
-  std::vector<double> sums(probes.size(), 0.0), slopes(probes.size(), 0.0);
+  std::vector<double> slopes(probes.size(), 0.0);
+  const auto count = std::ssize(probes);
+  auto products = at::zeros({count, count}, at::kDouble);  // of the derivatives along two changes
   std::size_t number = 0;
   auto task = options.progress.start("Fisher sensitivity");
   const auto start = Clock::now();
@@ -144,11 +146,11 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
     (void)reference.run(batch);
     once += seconds_since(plain);
     const at::AutoGradMode grad(true);
-    const auto count = batch.at(0).size(0);
-    samples += static_cast<double>(count);
+    const auto rows = batch.at(0).size(0);
+    samples += static_cast<double>(rows);
     std::vector<at::Tensor> shares;
     for (auto& probe : probes) {
-      probe.share = at::zeros({count}).requires_grad_(true);
+      probe.share = at::zeros({rows}).requires_grad_(true);
       shares.push_back(probe.share);
     }
     const auto outputs = run.run(batch);
@@ -163,14 +165,20 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
     for (int draw = 0; draw < options.draws; ++draw) {
       const auto gradients = torch::autograd::grad({signed_likelihood(outputs, generator)}, shares, {},
                                                    draw + 1 < options.draws, false, true);
+      auto along = at::zeros({count, rows}, at::kDouble);
       for (std::size_t i = 0; i < probes.size(); ++i)
-        if (gradients[i].defined()) sums[i] += gradients[i].to(at::kDouble).square().sum().item<double>();
+        if (gradients[i].defined()) along[static_cast<std::int64_t>(i)].copy_(gradients[i]);
+      products.addmm_(along, along.t());
     }
     task.advance();
   }
+  products /= samples * options.draws;
+  const auto held = products.accessor<double, 2>();
+  interactions_.assign(products.data_ptr<double>(), products.data_ptr<double>() + products.numel());
   for (std::size_t i = 0; i < probes.size(); ++i) {
     auto& layer = layers_[probes[i].layer];
-    layer.damage[probes[i].variant] = slopes[i] / samples + 0.5 * sums[i] / (samples * options.draws);
+    layer.damage[probes[i].variant] =
+        slopes[i] / samples + 0.5 * held[static_cast<std::int64_t>(i)][static_cast<std::int64_t>(i)];
     if (!std::isfinite(layer.damage[probes[i].variant]))
       fail("pare.analysis.107", layer.name, "the gradient is not finite with this layer from the variant {}",
            variants_[probes[i].variant]);

@@ -128,6 +128,13 @@ const Sensitivity::Layer& Sensitivity::layer(std::string_view name) const {
   return *found;
 }
 
+double Sensitivity::interaction(std::size_t layer, std::size_t variant, std::size_t other,
+                                std::size_t other_variant) const {
+  if (interactions_.empty() || layer == other) return 0;
+  const auto count = variants_.size() * layers_.size();
+  return interactions_.at((variant * layers_.size() + layer) * count + other_variant * layers_.size() + other);
+}
+
 std::string Sensitivity::text() const {
   auto text = fmt::format("{:<40} {:>10}", "layer", "weights");
   for (const auto& variant : variants_) text += fmt::format(" {:>12}", variant);

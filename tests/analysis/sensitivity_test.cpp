@@ -209,6 +209,37 @@ TEST_CASE("the Fisher method follows a loss that the reference does not minimise
   CHECK(raises("pare.analysis.105", [&] { pare::Sensitivity(fixture.int3, {{"int8", fixture.int8}}, options); }));
 }
 
+TEST_CASE("two changes cost what they do together, not what each does alone", "[sensitivity]") {
+  struct TwoBranches : nn::Module {
+    TwoBranches() { register_module("left", left), register_module("right", right); }
+    torch::Tensor forward(const torch::Tensor& x) { return left(x) + right(x); }
+    nn::Linear left{6, 4}, right{6, 4};
+  };
+  torch::manual_seed(8);
+  TwoBranches net;
+  const auto x = torch::randn({16, 6});
+  const auto model = pare::capture(net, x);
+  const auto change = torch::randn({4, 6}) * 0.01;
+  const auto moved = [&](double left, double right) {
+    auto result = model;
+    result.set_weight("left.weight", (net.left->weight + left * change).detach());
+    result.set_weight("right.weight", (net.right->weight + right * change).detach());
+    return result;
+  };
+  const std::vector<pare::Variant> variants{{"along", moved(1, 1)}, {"against", moved(1, -1)}};
+  pare::SensitivityOptions options{.batches = x, .method = pare::SensitivityMethod::Fisher, .draws = 16};
+  const pare::Sensitivity fisher(model, variants, options);
+  const auto alone = fisher.layers()[0].damage[0];
+  CHECK(alone > 0);
+  CHECK(fisher.interaction(0, 0, 1, 0) == Approx(2 * alone).epsilon(1e-3));   // twice the change: four times the damage
+  CHECK(fisher.interaction(0, 1, 1, 1) == Approx(-2 * alone).epsilon(1e-3));  // one undoes the other
+  CHECK(fisher.interaction(1, 1, 0, 0) == fisher.interaction(0, 0, 1, 1));
+  CHECK(fisher.interaction(0, 0, 0, 1) == 0);
+  CHECK(pare::divergence_from({{model(x)}})({{variants[0].model(x)}}) == Approx(4 * alone).epsilon(0.2));
+  options.method = pare::SensitivityMethod::Exact;
+  CHECK(pare::Sensitivity(model, variants, options).interaction(0, 0, 1, 0) == 0);
+}
+
 TEST_CASE("rank correlation is Spearman's", "[sensitivity]") {
   CHECK(pare::rank_correlation({1, 2, 3, 4}, {10, 20, 30, 40}) == Approx(1.0));
   CHECK(pare::rank_correlation({1, 2, 3, 4}, {4, 3, 2, 1}) == Approx(-1.0));

@@ -63,6 +63,12 @@ class Sensitivity {
   [[nodiscard]] const std::vector<std::string>& variants() const noexcept { return variants_; }
   /// The layer of this name. @throws Error `pare.analysis.109` when there is none
   [[nodiscard]] const Layer& layer(std::string_view name) const;
+  /// What two changes of different layers cost together beyond what each costs alone, from the derivatives that the
+  /// Fisher method has anyway: `sum_c p_c (d log p_c / d e) (d log p_c / d e')`. Negative where one makes up for the
+  /// other. 0 after an exact sweep, and for two changes of one layer.
+  /// @param layer,other positions in `layers()` @param variant,other_variant in `variants()`
+  [[nodiscard]] double interaction(std::size_t layer, std::size_t variant, std::size_t other,
+                                   std::size_t other_variant) const;
   /// What the sweep took, in runs of the reference over the batches (wall time).
   [[nodiscard]] double evaluations() const noexcept { return evaluations_; }
   /// The same in multiply-accumulates: what the sweep computed by what one run computes. An exact sweep runs the model
@@ -80,6 +86,7 @@ class Sensitivity {
 
   std::vector<std::string> variants_;
   std::vector<Layer> layers_;
+  std::vector<double> interactions_;  // of each variant and layer with each variant and layer; empty: none known
   double evaluations_ = 0, work_ = 0;
 };
 
