@@ -16,6 +16,8 @@
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/numerics/fake_quantize.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/round_biases.hpp"
 
 namespace zoo {
 
@@ -235,6 +237,8 @@ JobResult run(const JobOptions& options) {
   start = std::chrono::steady_clock::now();
   auto recipe =
       options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
+  // ONNX holds biases as integers: the file and the figures are to be of the same model.
+  if (!options.exports.onnx.empty()) recipe.model = pare::apply(pare::RoundBiases{}, recipe.model).model;
   result.optimize_s = seconds_since(start);
 
   result.plan = recipe.plan;

@@ -12,21 +12,31 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// `index_select`, which along the second axis uses one thread.
-at::Tensor selected(const at::Tensor& tensor, std::int64_t dim, const at::Tensor& index) {
-  if (dim != 1 || !tensor.is_cpu() || !tensor.is_contiguous() || tensor.numel() == 0)
-    return tensor.index_select(dim, index);
+// `index_select` along the first axis (undefined: all of it) and the second at once, by pieces that stay in the cache:
+// one after the other a whole tensor would lie between, and along the second axis one thread would do it.
+at::Tensor selected(const at::Tensor& tensor, const at::Tensor& rows, const at::Tensor& columns) {
   auto sizes = tensor.sizes().vec();
-  sizes[1] = index.numel();
+  if (rows.defined()) sizes[0] = rows.numel();
+  sizes[1] = columns.numel();
   auto result = at::empty(sizes, tensor.options());
-  constexpr std::int64_t kGrain = 1 << 15;
-  const auto row = tensor.numel() / tensor.size(0);
-  at::parallel_for(0, tensor.size(0), std::max<std::int64_t>(1, kGrain / row),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     auto part = result.narrow(0, begin, end - begin);
-                     at::index_select_out(part, tensor.narrow(0, begin, end - begin), 1, index);
-                   });
+  constexpr std::int64_t kPiece = 1 << 15;  // entries
+  const auto step = std::max<std::int64_t>(1, kPiece / (tensor.numel() / tensor.size(0)));
+  at::parallel_for(0, (sizes[0] + step - 1) / step, 1, [&](std::int64_t first, std::int64_t last) {
+    const at::NoGradGuard no_grad;
+    for (auto begin = first * step; begin < std::min(sizes[0], last * step); begin += step) {
+      const auto count = std::min(step, sizes[0] - begin);
+      auto part = result.narrow(0, begin, count);
+      at::index_select_out(
+          part, rows.defined() ? tensor.index_select(0, rows.narrow(0, begin, count)) : tensor.narrow(0, begin, count),
+          1, columns);
+    }
+  });
   return result;
+}
+
+// Where `index_select` one axis after the other would take its time.
+bool in_pieces(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.is_contiguous() && tensor.numel() > 0 && tensor.dim() > 1;
 }
 
 }  // namespace
@@ -228,23 +238,40 @@ void Rewriter::set_weight(std::string_view path, at::Tensor tensor) {
 }
 
 void Rewriter::narrow(std::string_view path, std::int64_t dim, std::vector<std::int64_t> kept) {
-  const auto tensor = model_->weight(path);
-  if (dim < 0) dim += tensor.dim();
-  if (dim < 0 || dim >= tensor.dim())
-    fail("pare.graph.114", path, "a tensor of {} axes has no axis {}", tensor.dim(), dim);
-  if (kept.empty()) fail("pare.graph.114", path, "nothing of axis {} would be kept", dim);
-  for (const auto entry : kept)
-    if (entry < 0 || entry >= tensor.size(dim))
-      fail("pare.graph.114", path, "axis {} has {} entries, and {} is to be kept", dim, tensor.size(dim), entry);
+  narrow(path, {{dim, std::move(kept)}});
+}
+
+void Rewriter::narrow(std::string_view path, std::vector<Narrowing> cuts) {
+  const auto tensor = model_->weight(path).detach();
+  auto sizes = tensor.sizes().vec();
+  for (auto& [dim, kept] : cuts) {
+    if (dim < 0) dim += tensor.dim();
+    if (dim < 0 || dim >= tensor.dim())
+      fail("pare.graph.114", path, "a tensor of {} axes has no axis {}", tensor.dim(), dim);
+    if (kept.empty()) fail("pare.graph.114", path, "nothing of axis {} would be kept", dim);
+    auto& size = sizes[static_cast<std::size_t>(dim)];
+    for (const auto entry : kept)
+      if (entry < 0 || entry >= size)
+        fail("pare.graph.114", path, "axis {} has {} entries, and {} is to be kept", dim, size, entry);
+    size = std::ssize(kept);
+  }
   const at::NoGradGuard no_grad;
-  const auto index = at::tensor(kept, at::TensorOptions().dtype(at::kLong).device(tensor.device()));
-  set_weight(path, selected(tensor.detach(), dim, index));
+  auto left = tensor;
+  for (std::size_t i = 0; i < cuts.size(); ++i) {
+    const auto index = at::tensor(cuts[i].kept, at::TensorOptions().dtype(at::kLong).device(tensor.device()));
+    if (cuts[i].dim == 0 && i + 1 < cuts.size() && cuts[i + 1].dim == 1 && in_pieces(left)) {
+      left = selected(left, index, at::tensor(cuts[++i].kept, at::kLong));
+    } else {
+      left = cuts[i].dim == 1 && in_pieces(left) ? selected(left, {}, index) : left.index_select(cuts[i].dim, index);
+    }
+  }
+  set_weight(path, std::move(left));
   auto entry = model_->weights_.find(path);
   if (entry == model_->weights_.end())
     entry = std::ranges::find_if(model_->weights_, [&](const auto& item) {
       return std::ranges::find(item.second.aliases, path) != item.second.aliases.end();
     });
-  entry->second.narrowings.push_back({dim, std::move(kept)});
+  for (auto& cut : cuts) entry->second.narrowings.push_back(std::move(cut));
 }
 
 void Rewriter::set_type(ValueId value, TensorType type) {

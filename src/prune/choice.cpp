@@ -67,7 +67,13 @@ Batch made_up_inputs(const Model& model) {
 }
 
 void apply_removal(Rewriter& rewriter, const Removal& removal) {
-  for (const auto& weight : removal.weights) rewriter.narrow(weight.path, weight.dim, weight.kept);
+  const auto& weights = removal.weights;  // the axes of one stand behind each other
+  for (std::size_t i = 0; i < weights.size();) {
+    std::vector<Narrowing> cuts;
+    const auto& path = weights[i].path;
+    for (; i < weights.size() && weights[i].path == path; ++i) cuts.push_back({weights[i].dim, weights[i].kept});
+    rewriter.narrow(path, std::move(cuts));
+  }
   edit_graph(rewriter, removal);
 }
 

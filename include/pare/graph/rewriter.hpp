@@ -50,6 +50,8 @@ class Rewriter {
   /// structural edit of a weight goes through here; the nodes that read it are the caller's to adapt.
   /// @throws Error `pare.graph.104` no such path, `.114` a dim or index that the tensor has not, or nothing kept
   void narrow(std::string_view path, std::int64_t dim, std::vector<std::int64_t> kept);
+  /// The same, one cut after the other, with nothing changed where one of them is refused.
+  void narrow(std::string_view path, std::vector<Narrowing> cuts);
   void set_type(ValueId value, TensorType type);
   /// Makes the Model refuse to run with a dim smaller than this. @param dim index in `Graph::dims()`
   void limit_dim(std::size_t dim, std::int64_t smallest);
