@@ -7,6 +7,7 @@
 
 #include "checkpoint/recipe.hpp"
 #include "checkpoint/safetensors_format.hpp"
+#include "graph/check_foreign.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/rewriter.hpp"
 #include "pare/graph/text.hpp"
@@ -117,6 +118,7 @@ Model unchecked_model(const SafeTensors& tensors, const std::string& file, Unpac
     model.set_can_train(false);
   }
   verify(model);
+  check_foreign(model);
   return model;
 }
 

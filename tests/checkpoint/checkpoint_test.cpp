@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 #include <torch/torch.h>
+
+#include <filesystem>
 #include <unistd.h>
 
 #include <chrono>
@@ -226,6 +228,22 @@ TEST_CASE("hostile recipes end in an error", "[checkpoint]") {
         fields("int8", "[3, 4]", "[3, 4]", "7", "\"w\""), fields("int8", "[3, 4]", "[3, 4]", "0", "\"v\""),
         fields("int8", "[12]", "[12]", "0", "0.5"), std::string("\"kind\": 3")})
     CHECK(raises("pare.checkpoint.133", [&] { sealed(recipe(entry(packed)), bytes); }));
+  // Graphs that verify, but call what no model calls, or are not what they say.
+  const auto victim = folder.file("victim");
+  const auto with_line = [&](const std::string& line, const std::string& output) {
+    auto text = recipe(R"({"w": {"parameter": true}})");
+    text.replace(text.find(" output %0"), 10, " " + line + "\\n output " + output);
+    return text;
+  };
+  for (const auto& text :
+       {with_line(fmt::format(R"(%1 = aten::from_file(\"{}\", true, 6) : f32[6])", victim), "%0"),
+        with_line("%1 = aten::copy_($w, $w, false) : f32[3, 4]", "%0"),
+        with_line("%1 = aten::as_strided(%0, [9, 1000], [1, 1], 0) : f32[9, 1000]", "%1"),
+        with_line("%1 = aten::relu(%0) : f32[2, 3000000]", "%1"), with_line("%1 = aten::relu(%0) : i64[2, 3]", "%1"),
+        with_line("%1 = aten::t(%0) : f32[2, 3]", "%1"), with_line("%1 = aten::relu(%0) : f32[2, 3]", "absent")})
+    CHECK(raises("pare.checkpoint.133", [&] { sealed(text, plain); }));
+  CHECK_NOTHROW(sealed(with_line("%1 = aten::t(%0) : f32[3, 2]", "%1"), plain));
+  CHECK_FALSE(std::filesystem::exists(victim));
 }
 
 TEST_CASE("a process killed while it writes leaves the old file or the new one", "[checkpoint]") {
