@@ -41,11 +41,11 @@ std::string written(const std::string& path) {
 }  // namespace
 
 std::vector<std::string> write_exports(const Exports& exports, const std::string& name, const pare::Model& model,
-                                       const pare::CompiledModel& compiled,
-                                       const std::vector<models::Tensors>& batches) {
+                                       const pare::CompiledModel& compiled, const std::vector<models::Tensors>& batches,
+                                       const std::map<std::string, std::string>& metadata) {
   std::vector<std::string> lines;
   if (!exports.onnx.empty()) {
-    pare::onnx::save(model, exports.onnx);
+    pare::onnx::save(model, exports.onnx, {.metadata = metadata});
     lines.push_back(written(exports.onnx));
   }
   if (!exports.samples.empty()) {
@@ -53,7 +53,7 @@ std::vector<std::string> write_exports(const Exports& exports, const std::string
     lines.push_back(written(exports.samples));
   }
   if (!exports.save.empty()) {
-    pare::save_checkpoint(model, exports.save);
+    pare::save_checkpoint(model, exports.save, {.metadata = metadata});
     lines.push_back(written(exports.save));
   }
   if (!exports.c_folder.empty()) {

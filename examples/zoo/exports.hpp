@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,9 @@ struct Exports {
   std::string c_folder;  ///< the optimized model as C: NAME.c and NAME.h
 };
 
-/// Writes them. @return a line for each
+/// Writes them, `metadata` into those that have a place for it. @return a line for each
 std::vector<std::string> write_exports(const Exports& exports, const std::string& name, const pare::Model& model,
-                                       const pare::CompiledModel& compiled,
-                                       const std::vector<models::Tensors>& batches);
+                                       const pare::CompiledModel& compiled, const std::vector<models::Tensors>& batches,
+                                       const std::map<std::string, std::string>& metadata);
 
 }  // namespace zoo

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <sstream>
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/captured.hpp"
@@ -204,17 +206,57 @@ void load_module(models::Bundle& bundle, const JobOptions& options) {
   bundle.module->eval();
 }
 
-Recipe loaded(const JobOptions& options) {
+constexpr auto kRecipe = "zoo.recipe", kPlan = "zoo.plan", kBf16 = "zoo.bf16", kEverything = "*";
+
+// What a file says of a model beside the model: its recipe, its plan, and what runs in bf16.
+std::map<std::string, std::string> metadata_of(const Recipe& recipe) {
+  std::string bf16 = recipe.compile.dtype == at::kBFloat16 ? kEverything : "";
+  for (const auto& [layer, dtype] : recipe.compile.node_precision)
+    if (dtype == at::kBFloat16) bf16 += (bf16.empty() ? "" : " ") + layer;
+  std::map<std::string, std::string> metadata{{kRecipe, recipe.name}};
+  if (!recipe.plan.empty()) metadata[kPlan] = recipe.plan;
+  if (!bf16.empty()) metadata[kBf16] = bf16;
+  return metadata;
+}
+
+Recipe loaded(const JobOptions& options, const pare::Model& captured) {
   Recipe recipe;
-  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
+  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load, captured);
   recipe.compile = {.threads = options.threads};
+  const auto metadata = pare::SafeTensors(options.load).metadata();
+  const auto read = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found == metadata.end() ? std::string() : found->second;
+  };
+  recipe.name = read(kRecipe).empty() ? "loaded" : read(kRecipe);
+  recipe.plan = read(kPlan);
+  if (const auto bf16 = read(kBf16); bf16 == kEverything) {
+    recipe.compile.dtype = at::kBFloat16;
+  } else {
+    std::istringstream layers(bf16);
+    for (std::string layer; layers >> layer;) recipe.compile.node_precision[layer] = at::kBFloat16;
+  }
   return recipe;
+}
+
+// Limits are kept by the recipes that search; one that no step looks at would be lost without a word.
+void check_limits(const JobOptions& options, const std::vector<std::string>& steps) {
+  const auto runs = [&](const char* step) { return std::ranges::find(steps, step) != steps.end(); };
+  const bool automatic = options.load.empty() && runs("auto"), joint = options.load.empty() && runs("joint");
+  const auto check = [](bool given, bool kept, const char* name, const char* recipes) {
+    if (given && !kept) pare::fail("zoo.109", name, "only {} keeps this limit", recipes);
+  };
+  check(options.max_drop.has_value(), automatic, "--max-drop", "the recipe auto");
+  check(options.max_bytes.has_value(), automatic, "--max-bytes", "the recipe auto");
+  check(options.max_stored.has_value(), automatic || joint, "--max-stored", "the recipe auto or joint");
+  check(options.max_latency_ms.has_value(), automatic || joint, "--max-latency-ms", "the recipe auto or joint");
 }
 
 }  // namespace
 
 JobResult run(const JobOptions& options) {
   const auto steps = parse_recipe(options.recipe);
+  check_limits(options, steps);
   torch::manual_seed(0);
   at::set_num_threads(options.threads);
   auto bundle = models::make(options.model);
@@ -235,12 +277,14 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe =
-      options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
+  auto recipe = options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
+                                     : loaded(options, model);
+  if (options.load.empty()) recipe.name = options.recipe;
   // ONNX holds biases as integers: the file and the figures are to be of the same model.
   if (!options.exports.onnx.empty()) recipe.model = pare::apply(pare::RoundBiases{}, recipe.model).model;
   result.optimize_s = seconds_since(start);
 
+  result.recipe = recipe.name;
   result.plan = recipe.plan;
   result.evaluations = recipe.evaluations;
   result.pareto = recipe.pareto;
@@ -278,7 +322,10 @@ JobResult run(const JobOptions& options) {
     result.after.metric = data::top1_percent(actual, samples.labels);
   }
   result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
-  result.written = write_exports(options.exports, options.model, recipe.model, compiled, samples.test);
+  result.written =
+      write_exports(options.exports, options.model, recipe.model, compiled, samples.test, metadata_of(recipe));
+  if (!options.exports.onnx.empty() && metadata_of(recipe).contains(kBf16))
+    result.written.push_back("the ONNX file computes in float32 what was judged in bf16");
   if (options.tuned_baseline) {
     const auto tuned = time_against_tuned_eager(bundle, example, run_fast, options.seconds);
     result.before.tuned_latency_ms = tuned[0].median_ms;

@@ -75,13 +75,15 @@ struct Frozen {
 struct Measured {
   std::string name;
   std::optional<double> metric;
-  std::int64_t weight_bytes = 0, stored_bytes = 0;
-  double latency_ms = 0;
+  std::optional<std::int64_t> weight_bytes;  ///< compiled, where that was done
+  std::int64_t stored_bytes = 0;
+  double latency_ms = 0;  ///< 0: not measured
   bool on_front = true;
 };
 
 /// What a job found.
 struct JobResult {
+  std::string recipe;  ///< that was run; of a loaded file the one that made it
   std::int64_t samples = 0;
   Half before, after;
   double sqnr_db = 0;

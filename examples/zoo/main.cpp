@@ -59,12 +59,12 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
   for (const auto& point : result.pareto)
     pareto.push_back({{"name", point.name},
                       {"metric", point.metric ? number(*point.metric) : nlohmann::json()},
-                      {"weight_bytes", point.weight_bytes},
+                      {"weight_bytes", point.weight_bytes ? nlohmann::json(*point.weight_bytes) : nlohmann::json()},
                       {"stored_bytes", point.stored_bytes},
                       {"latency_ms", number(point.latency_ms)},
                       {"on_front", point.on_front}});
   return {{"model", options.model},
-          {"recipe", options.recipe},
+          {"recipe", result.recipe},
           {"samples", result.samples},
           {"batch", options.batch},
           {"threads", options.threads},
@@ -97,7 +97,7 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
                half.resident_bytes, half.latency_ms, half.latency_p99_ms);
   };
   fmt::print("\n{} {}: {} samples, SQNR {:.2f} dB, {} changed predictions, batch {}, {} threads\n", options.model,
-             options.recipe, result.samples, result.sqnr_db, result.flips, options.batch, options.threads);
+             result.recipe, result.samples, result.sqnr_db, result.flips, options.batch, options.threads);
   fmt::print("{:<10} {:>9} {:>14} {:>14} {:>12} {:>12}\n", "", "top-1 %", "weight bytes", "resident", "median ms",
              "p99 ms");
   row("float", result.before);

@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/core/error.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
@@ -14,6 +16,19 @@
 namespace zoo {
 
 using namespace pare::literals;
+
+namespace {
+
+// Whether no other point is smaller, or faster where that was measured, and loses no more.
+bool on_front(const std::vector<pare::PlanPoint>& points, const pare::PlanPoint& point) {
+  return std::ranges::none_of(points, [&](const pare::PlanPoint& other) {
+    const bool no_worse =
+        other.loss <= point.loss && other.bytes <= point.bytes && other.latency_ms <= point.latency_ms;
+    return no_worse && (other.loss < point.loss || other.bytes < point.bytes || other.latency_ms < point.latency_ms);
+  });
+}
+
+}  // namespace
 
 void mixed(Recipe& recipe, const RecipeOptions& options) {
   const torch::NoGradGuard no_grad;
@@ -41,9 +56,12 @@ void mixed(Recipe& recipe, const RecipeOptions& options) {
   recipe.evaluations = found.evaluations;
   recipe.notes.push_back(fmt::format("sensitivity took {:.1f} evaluations, the plan {:.1f} in all",
                                      found.sensitivity->evaluations(), found.evaluations));
-  for (const auto& point : found.points)
+  for (const auto& point : found.points) {
     recipe.notes.push_back(fmt::format("{}: {:.3f} bits, {} bytes stored, loss {:.5f}, predicted {:.5f}", point.name,
                                        point.plan.average_bits(), point.bytes, point.loss, point.predicted));
+    recipe.pareto.push_back(
+        {point.name, {}, {}, static_cast<std::int64_t>(point.bytes), point.latency_ms, on_front(found.points, point)});
+  }
 }
 
 namespace {
@@ -92,13 +110,16 @@ class JointMaker {
   pare::Model folded_;
 };
 
-// Top-1 on samples that calibrate nothing, percent; nothing where there are none.
-std::optional<double> judged(const pare::Model& model, const Recipe& recipe, const RecipeOptions& options) {
-  if (options.validation.empty() || !options.validation_labels.defined()) return {};
+// Compiled bytes, and top-1 on samples that calibrate nothing, percent; without where there are none.
+Measured judged(const pare::Model& model, const Recipe& recipe, const RecipeOptions& options) {
   const auto compiled = pare::compile(model, recipe.compile);
+  Measured point;
+  point.weight_bytes = static_cast<std::int64_t>(compiled.weight_bytes());
+  if (options.validation.empty() || !options.validation_labels.defined()) return point;
   const auto scores = pare::top1_scores(options.validation, options.validation_labels);
-  return 100 *
-         scores([&](const auto& inputs) { return compiled.run(inputs); }).to(torch::kDouble).mean().item<double>();
+  point.metric =
+      100 * scores([&](const auto& inputs) { return compiled.run(inputs); }).to(torch::kDouble).mean().item<double>();
+  return point;
 }
 
 pare::PlanLimits joint_limits(const pare::Model& int8, const RecipeOptions& options) {
@@ -127,7 +148,7 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
   const torch::NoGradGuard no_grad;
   const JointMaker maker(recipe.model, options);
   const auto quantized = maker.quantized();
-  std::vector<std::optional<double>> metrics;  // of the points, in their order
+  std::vector<Measured> measured;  // the points, in their order
   pare::JointPlanOptions search;
   search.batches = options.calibration;
   search.limits = joint_limits(quantized.front().model, options);
@@ -136,7 +157,7 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
   for (const auto& input : options.calibration.front()) search.inputs.push_back(input.narrow(0, 0, 1).contiguous());
   search.realize = [&](const pare::Plan& plan) {
     auto model = maker.make(plan, pare::Rounding::Compensated, nullptr);
-    metrics.push_back(judged(model, recipe, options));
+    measured.push_back(judged(model, recipe, options));
     return model;
   };
   const auto found = pare::joint_plan(maker.folded(), quantized, maker.pruned(), search);
@@ -148,12 +169,17 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
   recipe.plan = chosen->plan.text();
   for (std::size_t i = 0; i < found.points.size(); ++i) {
     const auto& point = found.points[i];
-    recipe.pareto.push_back({point.name, metrics.at(i), 0, static_cast<std::int64_t>(point.bytes), point.latency_ms});
+    auto& row = measured.at(i);
+    row.name = point.name;
+    row.stored_bytes = static_cast<std::int64_t>(point.bytes);
+    row.latency_ms = point.latency_ms;
+    row.on_front = on_front(found.points, point);
     recipe.notes.push_back(fmt::format("{}{}: {} bytes stored, {:.0f} MACs, {:.4f} ms, loss {:.5f}, predicted {:.5f}{}",
                                        &point == chosen ? "chosen: " : "", point.name, point.bytes, point.macs,
                                        point.latency_ms, point.loss, point.predicted,
-                                       metrics[i] ? fmt::format(", {:.2f} % of other samples", *metrics[i]) : ""));
+                                       row.metric ? fmt::format(", {:.2f} % of other samples", *row.metric) : ""));
   }
+  recipe.pareto = std::move(measured);
 }
 
 }  // namespace zoo

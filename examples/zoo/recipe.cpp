@@ -13,6 +13,7 @@
 #include "examples/zoo/qat.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/core/error.hpp"
+#include "pare/fuse/fold_batch_norm.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/activation.hpp"
@@ -188,7 +189,12 @@ std::vector<Layer> layer_rows(const pare::Model& original, const Recipe& recipe,
   }
   std::map<std::string, double> sqnr;
   const std::vector<std::vector<torch::Tensor>> sample{calibration.front()};
-  for (const auto& row : pare::compare(original, recipe.model, sample)) sqnr[row.layer] = row.sqnr_db;
+  // Where batch norms went into their layers, layers are compared by what they give with them.
+  const auto& nodes = recipe.model.graph().nodes();
+  const bool folded = std::ranges::none_of(
+      nodes, [&](pare::NodeId id) { return recipe.model.graph().node(id).is("aten::batch_norm"); });
+  const auto reference = folded ? pare::apply(pare::FoldBatchNorm{}, original).model : original;
+  for (const auto& row : pare::compare(reference, recipe.model, sample)) sqnr[row.layer] = row.sqnr_db;
   for (const auto& row : recipe.report.rows()) {
     Layer layer{row.layer, row.op, std::string(pare::to_string(row.decision)), row.reason, {}};
     if (const auto found = sqnr.find(row.layer); found != sqnr.end()) layer.sqnr_db = found->second;

@@ -43,6 +43,7 @@ struct RecipeOptions {
 
 /// An optimized model, how to compile it, and what was done to get there.
 struct Recipe {
+  std::string name = {};  ///< the steps it was made by, of a file as the file says
   pare::Model model;
   pare::CompileOptions compile;
   pare::Report report;

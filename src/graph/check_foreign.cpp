@@ -16,16 +16,19 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// Without a written operand in their schemas, and yet not computing on operands alone.
+// In place or not, these give a tensor other memory, or look beyond what it has.
 constexpr std::array<std::string_view, 6> kRefused{"aten::from_file", "aten::set",        "aten::resize",
                                                    "aten::resize_as", "aten::as_strided", "aten::as_strided_scatter"};
 
 bool is_harmless(const Op& op) {
-  const auto base = op.base();
+  auto base = op.base();
   if (!base.starts_with("aten::") && !base.starts_with("pare::")) return false;
   // LibTorch's own shorthands that leave out the checks of indices and sizes.
   if (base.find("unsafe") != std::string_view::npos && base != "aten::_unsafe_view") return false;
-  return !op.schema().is_mutable() && std::ranges::find(kRefused, base) == kRefused.end();
+  // What modules write into their buffers is written in place.
+  if (op.schema().is_mutable() && !base.ends_with('_')) return false;
+  if (base.ends_with('_')) base.remove_suffix(1);
+  return std::ranges::find(kRefused, base) == kRefused.end();
 }
 
 at::Tensor without_numbers(const TensorType& type, const std::vector<std::int64_t>& dims) {
@@ -74,7 +77,7 @@ void check_foreign(const Model& model) {
   const auto& graph = model.graph();
   for (const auto id : graph.nodes())
     if (const auto& node = graph.node(id); !is_harmless(node.op))
-      fail("pare.graph.210", node.name, "{} does more than compute on its operands", node.op.name());
+      fail("pare.graph.210", node.name, "{} reaches for more than its operands", node.op.name());
   if (std::ranges::all_of(graph.outputs(), [](ValueId output) { return output == kNoValue; }))
     fail("pare.graph.205", "", "the graph has no output");
   const at::NoGradGuard no_grad;
