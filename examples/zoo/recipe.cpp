@@ -169,7 +169,7 @@ void apply_pass(Recipe& recipe, const RecipeOptions& options, const pare::AnyPas
 }
 
 Recipe apply_recipe(const std::vector<std::string>& names, const pare::Model& model, const RecipeOptions& options) {
-  Recipe recipe{model, {}, {}};
+  Recipe recipe{{}, model, {}, {}};
   recipe.compile.threads = options.threads;
   for (const auto& name : names) steps().at(name)(recipe, options);
   return recipe;
