@@ -240,7 +240,9 @@ TEST_CASE("hostile recipes end in an error", "[checkpoint]") {
         with_line("%1 = aten::resize_($w, [9999], none) : f32[9999]", "%0"),
         with_line("%1 = aten::as_strided(%0, [9, 1000], [1, 1], 0) : f32[9, 1000]", "%1"),
         with_line("%1 = aten::relu(%0) : f32[2, 3000000]", "%1"), with_line("%1 = aten::relu(%0) : i64[2, 3]", "%1"),
-        with_line("%1 = aten::t(%0) : f32[2, 3]", "%1"), with_line("%1 = aten::relu(%0) : f32[2, 3]", "absent")})
+        with_line("%1 = aten::t(%0) : f32[2, 3]", "%1"),
+        with_line("%1 = aten::fake_quantize_per_tensor_affine(%0, 0.5, 0, 0, 255) : f32[9, 3]", "%1"),
+        with_line("%1 = aten::relu(%0) : f32[2, 3]", "absent")})
     CHECK(raises("pare.checkpoint.133", [&] { sealed(text, plain); }));
   CHECK_NOTHROW(sealed(with_line("%1 = aten::t(%0) : f32[3, 2]", "%1"), plain));
   CHECK_FALSE(std::filesystem::exists(victim));
