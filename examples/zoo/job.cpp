@@ -206,28 +206,30 @@ void load_module(models::Bundle& bundle, const JobOptions& options) {
   bundle.module->eval();
 }
 
-constexpr auto kRecipe = "zoo.recipe", kPlan = "zoo.plan", kBf16 = "zoo.bf16", kEverything = "*";
+constexpr auto kModel = "zoo.model", kRecipe = "zoo.recipe", kPlan = "zoo.plan", kBf16 = "zoo.bf16", kEverything = "*";
 
-// What a file says of a model beside the model: its recipe, its plan, and what runs in bf16.
-std::map<std::string, std::string> metadata_of(const Recipe& recipe) {
+// What a file says of a model beside the model: its name, its recipe, its plan, and what runs in bf16.
+std::map<std::string, std::string> metadata_of(const std::string& model, const Recipe& recipe) {
   std::string bf16 = recipe.compile.dtype == at::kBFloat16 ? kEverything : "";
   for (const auto& [layer, dtype] : recipe.compile.node_precision)
     if (dtype == at::kBFloat16) bf16 += (bf16.empty() ? "" : " ") + layer;
-  std::map<std::string, std::string> metadata{{kRecipe, recipe.name}};
+  std::map<std::string, std::string> metadata{{kModel, model}, {kRecipe, recipe.name}};
   if (!recipe.plan.empty()) metadata[kPlan] = recipe.plan;
   if (!bf16.empty()) metadata[kBf16] = bf16;
   return metadata;
 }
 
-Recipe loaded(const JobOptions& options, const pare::Model& captured) {
+Recipe loaded(const JobOptions& options) {
   Recipe recipe;
-  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load, captured);
+  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
   recipe.compile = {.threads = options.threads};
   const auto metadata = pare::SafeTensors(options.load).metadata();
   const auto read = [&](const char* key) {
     const auto found = metadata.find(key);
     return found == metadata.end() ? std::string() : found->second;
   };
+  if (const auto model = read(kModel); !model.empty() && model != options.model)
+    pare::fail("zoo.110", options.load, "it was made from {}, not from {}", model, options.model);
   recipe.name = read(kRecipe).empty() ? "loaded" : read(kRecipe);
   recipe.plan = read(kPlan);
   if (const auto bf16 = read(kBf16); bf16 == kEverything) {
@@ -277,8 +279,8 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe = options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples))
-                                     : loaded(options, model);
+  auto recipe =
+      options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
   if (options.load.empty()) recipe.name = options.recipe;
   // ONNX holds biases as integers: the file and the figures are to be of the same model.
   if (!options.exports.onnx.empty()) recipe.model = pare::apply(pare::RoundBiases{}, recipe.model).model;
@@ -322,9 +324,9 @@ JobResult run(const JobOptions& options) {
     result.after.metric = data::top1_percent(actual, samples.labels);
   }
   result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
-  result.written =
-      write_exports(options.exports, options.model, recipe.model, compiled, samples.test, metadata_of(recipe));
-  if (!options.exports.onnx.empty() && metadata_of(recipe).contains(kBf16))
+  const auto metadata = metadata_of(options.model, recipe);
+  result.written = write_exports(options.exports, options.model, recipe.model, compiled, samples.test, metadata);
+  if (!options.exports.onnx.empty() && metadata.contains(kBf16))
     result.written.push_back("the ONNX file computes in float32 what was judged in bf16");
   if (options.tuned_baseline) {
     const auto tuned = time_against_tuned_eager(bundle, example, run_fast, options.seconds);
