@@ -103,6 +103,8 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
   recipe.report.append(found.report.steps);
   recipe.plan = found.plan.text();
   recipe.evaluations = found.evaluations;
+  recipe.drop = found.report.drop;
+  recipe.shortfall = found.report.shortfall;
   if (found.report.drop)
     recipe.notes.push_back(fmt::format("{}: drop {}", judged_by(options), found.report.drop->text()));
   if (!found.report.within_budget()) recipe.notes.push_back("short of the budget: " + found.report.shortfall);

@@ -290,6 +290,8 @@ JobResult run(const JobOptions& options) {
   result.plan = recipe.plan;
   result.evaluations = recipe.evaluations;
   result.pareto = recipe.pareto;
+  result.drop = recipe.drop;
+  result.shortfall = recipe.shortfall;
   result.notes.insert(result.notes.end(), recipe.notes.begin(), recipe.notes.end());
   result.after.params = nonzero_parameters(recipe.model);
   result.before.macs = pare::Cost(model).macs();

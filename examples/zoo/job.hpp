@@ -8,6 +8,7 @@
 
 #include "examples/zoo/exports.hpp"
 #include "examples/zoo/gain.hpp"
+#include "pare/pipeline/drop_estimate.hpp"
 
 namespace zoo {
 
@@ -96,7 +97,9 @@ struct JobResult {
   double evaluations = 0;  ///< likewise
   std::optional<Gain> gain;
   std::vector<Measured> pareto;
-  std::vector<std::string> written;  ///< a line for each file left behind
+  std::optional<pare::DropEstimate> drop;  ///< of `auto`, on the samples that judged: shares of top-1
+  std::string shortfall;                   ///< of `auto`: the budget that was not kept
+  std::vector<std::string> written;        ///< a line for each file left behind
 };
 
 /// Names of the steps that a recipe may chain.

@@ -79,6 +79,12 @@ nlohmann::json json(const zoo::JobOptions& options, const zoo::JobResult& result
           {"layers", layers},
           {"frozen", frozen},
           {"pareto", pareto},
+          {"drop", result.drop ? nlohmann::json{{"seen", number(result.drop->drop)},
+                                                {"low", number(result.drop->low)},
+                                                {"high", number(result.drop->high)},
+                                                {"samples", result.drop->samples}}
+                               : nlohmann::json()},
+          {"shortfall", result.shortfall},
           {"gain", gain(result.gain)},
           {"plan", result.plan},
           {"evaluations", number(result.evaluations)}};

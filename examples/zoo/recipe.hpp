@@ -11,6 +11,7 @@
 #include "pare/graph/model.hpp"
 #include "pare/pass/pass.hpp"
 #include "pare/pass/report.hpp"
+#include "pare/pipeline/drop_estimate.hpp"
 
 namespace zoo {
 
@@ -47,9 +48,11 @@ struct Recipe {
   pare::Model model;
   pare::CompileOptions compile;
   pare::Report report;
-  std::string plan = {};              ///< a table, where one was made
-  double evaluations = 0;             ///< what planning took, in runs over the calibration data
-  std::vector<Measured> pareto = {};  ///< what was measured on the way
+  std::string plan = {};                        ///< a table, where one was made
+  double evaluations = 0;                       ///< what planning took, in runs over the calibration data
+  std::vector<Measured> pareto = {};            ///< what was measured on the way
+  std::optional<pare::DropEstimate> drop = {};  ///< of `auto`, on the samples that judged
+  std::string shortfall = {};                   ///< of `auto`: the budget that was not kept; empty: none
   std::vector<std::string> notes = {};
 };
 
