@@ -223,7 +223,7 @@ Recipe loaded(const JobOptions& options) {
   Recipe recipe;
   recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
   recipe.compile = {.threads = options.threads};
-  const auto metadata = pare::SafeTensors(options.load).metadata();
+  const auto metadata = pare::SafeTensors::map(options.load).metadata();
   const auto read = [&](const char* key) {
     const auto found = metadata.find(key);
     return found == metadata.end() ? std::string() : found->second;

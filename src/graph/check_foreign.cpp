@@ -11,7 +11,6 @@
 #include "graph/shape_only_call.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
-#include "pare/graph/op_family.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -44,10 +43,6 @@ void check_types(const Model& model, const Weights& weights, const std::vector<s
   const auto compute = [&](const Node& node, std::vector<c10::IValue>& stack) {
     if (!node.guard.isNone()) {
       stack = {node.guard};  // a value that was read: there is none here
-      return true;
-    }
-    if (family_of(node.op) == OpFamily::FakeQuantize && stack.at(0).isTensor()) {  // no kernel without numbers
-      stack = {at::empty_like(stack[0].toTensor())};
       return true;
     }
     if (shape_only_call(node.op.handle(), stack, stack.size(), false)) return true;

@@ -70,10 +70,21 @@ std::vector<std::int64_t> convolution_sizes(at::ArrayRef<c10::IValue> arguments)
 }
 
 // Of these, and of their in-place forms, the result is like the first argument.
-constexpr std::array<std::string_view, 13> kShapeKeeping{
-    "aten::batch_norm", "aten::relu",    "aten::relu6",        "aten::hardtanh",  "aten::gelu",
-    "aten::silu",       "aten::sigmoid", "aten::tanh",         "aten::hardswish", "aten::hardsigmoid",
-    "aten::leaky_relu", "aten::elu",     "aten::instance_norm"};
+constexpr std::array<std::string_view, 15> kShapeKeeping{"aten::batch_norm",
+                                                         "aten::relu",
+                                                         "aten::relu6",
+                                                         "aten::hardtanh",
+                                                         "aten::gelu",
+                                                         "aten::silu",
+                                                         "aten::sigmoid",
+                                                         "aten::tanh",
+                                                         "aten::hardswish",
+                                                         "aten::hardsigmoid",
+                                                         "aten::leaky_relu",
+                                                         "aten::elu",
+                                                         "aten::instance_norm",
+                                                         "aten::fake_quantize_per_tensor_affine",
+                                                         "aten::fake_quantize_per_channel_affine"};
 
 bool keeps_shape(std::string_view base, bool& in_place) {
   in_place = base.ends_with('_');
@@ -81,10 +92,16 @@ bool keeps_shape(std::string_view base, bool& in_place) {
   return among(kShapeKeeping, base);
 }
 
-// Statistics, scale and shift of a batch norm have an entry for each channel; the kernel shall refuse others.
+// Statistics, scale and shift of a batch norm have an entry for each channel, scales and zero points of a fake-quantize
+// one for each entry of its axis; the kernel shall refuse others.
 bool fits_channels(std::string_view base, at::ArrayRef<c10::IValue> arguments) {
-  if (base != "aten::batch_norm") return true;
   const auto& input = arguments[0].toTensor();
+  if (base == "aten::fake_quantize_per_channel_affine") {
+    const auto axis = arguments[3].toInt();
+    return axis >= 0 && axis < input.dim() && arguments[1].toTensor().numel() == input.size(axis) &&
+           arguments[2].toTensor().numel() == input.size(axis);
+  }
+  if (base != "aten::batch_norm") return true;
   return std::all_of(arguments.begin() + 1, arguments.end(), [&](const c10::IValue& value) {
     return !value.isTensor() || !value.toTensor().defined() ||
            (input.dim() > 1 && value.toTensor().numel() == input.size(1));

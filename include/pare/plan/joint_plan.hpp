@@ -46,6 +46,8 @@ struct JointPlanResult {
 /// Candidates of layers are models quantized as a whole, candidates of groups models pruned as a whole. Damages are
 /// measured one layer or group at a time: bits as `mixed_precision` does; a group by running the float model from its
 /// first reader on, with the readers' weights as the pruned model has them, refitted, and zeros where units are gone.
+/// Those readers were refitted where every group had lost units, so each ratio's damages, and each number of bits', are
+/// scaled to what the uniform plan of that ratio, or of those bits, really lost.
 /// Bytes and multiply-accumulates of a plan are exact; they are products over layers and groups, so the knapsack is
 /// solved for what each choice changes at the plan at hand, until it stays. The plan is then realized and evaluated
 /// beside all uniform ones: all layers of one precision, unpruned and at each ratio. Latencies are those of the
