@@ -98,7 +98,7 @@ struct JobResult {
   std::optional<Gain> gain;
   std::vector<Measured> pareto;
   std::optional<pare::DropEstimate> drop;  ///< of `auto`, on the samples that judged: shares of top-1
-  std::string shortfall;                   ///< of `auto`: the budget that was not kept
+  std::string shortfall;                   ///< the limits that were not kept
   std::vector<std::string> written;        ///< a line for each file left behind
 };
 

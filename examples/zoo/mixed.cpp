@@ -28,6 +28,12 @@ bool on_front(const std::vector<pare::PlanPoint>& points, const pare::PlanPoint&
   });
 }
 
+// Limits that nothing keeps are no error, as they are none of `optimize`: the nearest plan is taken.
+void fall_short(Recipe& recipe, const std::string& shortfall) {
+  recipe.shortfall = shortfall;
+  if (!shortfall.empty()) recipe.notes.push_back("short of the limits: " + shortfall);
+}
+
 }  // namespace
 
 void mixed(Recipe& recipe, const RecipeOptions& options) {
@@ -45,7 +51,7 @@ void mixed(Recipe& recipe, const RecipeOptions& options) {
   search.method = options.exact ? pare::SensitivityMethod::Exact : pare::SensitivityMethod::Fisher;
   search.refinements = options.exact ? 1 : 0;
   const auto found = pare::mixed_precision({{8_bits, int8.model}, {4_bits, int4.model}}, search);
-  if (!found.shortfall.empty()) pare::fail("zoo.105", "", "no plan: {}", found.shortfall);
+  fall_short(recipe, found.shortfall);
   auto applied =
       pare::apply(pare::Quantizer{.layer_weights = found.plan.layer_weights(),
                                   .rounding = options.learned ? pare::Rounding::Learned : pare::Rounding::Compensated},
@@ -161,12 +167,13 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
     return model;
   };
   const auto found = pare::joint_plan(maker.folded(), quantized, maker.pruned(), search);
-  if (!found.shortfall.empty()) pare::fail("zoo.105", "", "no plan: {}", found.shortfall);
+  fall_short(recipe, found.shortfall);
   const auto* chosen = options.uniform ? best_uniform(found, search.limits) : &found.chosen();
   if (chosen == nullptr) pare::fail("zoo.105", "", "no uniform plan keeps the limits");
   recipe.model =
       maker.make(chosen->plan, options.learned ? pare::Rounding::Learned : pare::Rounding::Compensated, &recipe.report);
   recipe.plan = chosen->plan.text();
+  recipe.evaluations = found.evaluations;
   for (std::size_t i = 0; i < found.points.size(); ++i) {
     const auto& point = found.points[i];
     auto& row = measured.at(i);

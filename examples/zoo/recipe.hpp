@@ -52,7 +52,7 @@ struct Recipe {
   double evaluations = 0;                       ///< what planning took, in runs over the calibration data
   std::vector<Measured> pareto = {};            ///< what was measured on the way
   std::optional<pare::DropEstimate> drop = {};  ///< of `auto`, on the samples that judged
-  std::string shortfall = {};                   ///< of `auto`: the budget that was not kept; empty: none
+  std::string shortfall = {};                   ///< the limits that were not kept; empty: none
   std::vector<std::string> notes = {};
 };
 

@@ -40,6 +40,7 @@
 #include "pare/graph/rewriter.hpp"
 #include "pare/graph/text.hpp"
 #include "pare/graph/verify.hpp"
+#include "pare/mcu/compile.hpp"
 #include "pare/mcu/write_c.hpp"
 #include "pare/numerics/entropy.hpp"
 #include "pare/numerics/histogram_mse.hpp"

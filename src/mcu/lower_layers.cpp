@@ -4,12 +4,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "pare/graph/interpreter.hpp"
 #include "pare/graph/weight_axis.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace mcu {
+
+// What a weight's fake-quantize reads: the weight itself, or numbers made of a mapped file's integers.
+at::Tensor Lowering::numbers_of(const FusedRegion& region, const Node& quantizer) const {
+  auto numbers = model_.weight(region.weight).detach();
+  for (const auto id : region.weight_nodes) {
+    const auto& node = graph_.node(id);
+    if (id == quantizer.id) break;
+    if (node.is("pare::dequantize") || node.is("aten::to") || scales_integers(graph_, node))
+      numbers = Interpreter::call(node, {}, false, [&](ValueId value) {
+                  return graph_.value(value).kind == ValueKind::Weight ? model_.weight(value).detach() : numbers;
+                }).at(0);
+  }
+  return numbers;
+}
 
 Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, const Node& anchor) const {
   const Node* quantizer = nullptr;
@@ -17,7 +33,7 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, const Node& anch
     if (family_of(graph_.node(id).op) == OpFamily::FakeQuantize) quantizer = &graph_.node(id);
   const auto axis = output_axis(graph_, region);
   if (!quantizer || !axis) fail("pare.mcu.102", anchor.name, "its weights are not quantized");
-  auto weight = model_.weight(region.weight).detach().to(at::kDouble).transpose(0, *axis).contiguous();
+  auto weight = numbers_of(region, *quantizer).to(at::kDouble).transpose(0, *axis).contiguous();
   const auto channels = weight.size(0);
   at::Tensor scale, zero_point;
   if (quantizer->op.base() == "aten::fake_quantize_per_channel_affine") {
@@ -61,6 +77,7 @@ void Lowering::finish(const FusedRegion& region, const Node& anchor, const Kerne
     real.factors.push_back(input.qparams.scale * kernel.scales[static_cast<std::size_t>(c)]);
     real.offsets.push_back(kernel.bias.defined() ? kernel.bias[c].item<double>() : 0.0);
     real.largest.push_back(sums[c].item<std::int64_t>() * 255);
+    if (real.largest.back() > std::numeric_limits<std::int32_t>::max()) refuse(anchor, "its sums may leave 32 bits");
   }
   step.output.shape = shape_of(region.output);
   double unit = 1.0;
@@ -86,7 +103,8 @@ void Lowering::finish(const FusedRegion& region, const Node& anchor, const Kerne
   if (quantizer) {
     clamp(region, anchor, step);
     step.output.place = new_buffer(step.output.shape.size());
-    known_[pare::index(quantizer->output())] = step.output;
+    step.value = quantizer->output();
+    known_[pare::index(step.value)] = step.output;
   } else if (region.activation != kNoNode) {
     refuse(anchor, "an activation behind the last layer");
   }
@@ -188,7 +206,8 @@ void Lowering::finish_plain(const FusedRegion& region, const Node& anchor, RealS
   store(anchor, real, step);
   clamp(region, anchor, step);
   step.output.place = new_buffer(step.output.shape.size());
-  known_[pare::index(quantizer->output())] = step.output;
+  step.value = quantizer->output();
+  known_[pare::index(step.value)] = step.output;
   program_.steps.push_back(std::move(step));
 }
 
@@ -240,6 +259,7 @@ void Lowering::concatenate(const FusedRegion& region, const Node& anchor) {
     step.output = result;
     step.target = target;
     target += step.inputs[0].shape.size();
+    if (target == result.shape.size()) step.value = region.output;
     program_.steps.push_back(std::move(step));
   }
   known_[pare::index(region.output)] = result;

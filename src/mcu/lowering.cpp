@@ -163,7 +163,8 @@ void Lowering::max_pool(const Node& node) {
   window(node, step);
   step.output = {new_buffer(0), step.inputs[0].qparams, shape_of(node.output())};
   program_.buffer_sizes.back() = step.output.shape.size();
-  known_[pare::index(node.output())] = step.output;
+  step.value = node.output();
+  known_[pare::index(step.value)] = step.output;
   program_.steps.push_back(std::move(step));
 }
 

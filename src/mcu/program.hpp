@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "pare/core/qparams.hpp"
+#include "pare/graph/ids.hpp"
 #include "pare/version.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -40,6 +41,7 @@ struct Step {
   std::string name;
   std::vector<Activation> inputs;
   Activation output;
+  ValueId value = kNoValue;  ///< of the Model, that a whole output stands for
   std::int64_t kernel_height = 1, kernel_width = 1, stride_height = 1, stride_width = 1;
   std::int64_t pad_top = 0, pad_left = 0, dilation_height = 1, dilation_width = 1, groups = 1;
   std::int64_t target = 0;                ///< Copy: first element that it writes

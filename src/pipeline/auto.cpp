@@ -21,6 +21,7 @@ using namespace literals;
 
 constexpr std::array kHalves{0.125, 0.25, 0.5};                     // of the layers, in bf16
 constexpr std::array kShares{0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9};  // of the multiply-accumulates, pruned
+constexpr std::size_t kBetween = 7;                                 // plans between int4 and int8, to choose from
 
 // Whether every output says how likely each of several classes is. Fisher information and divergences see nothing else.
 bool all_classes(const std::vector<at::Tensor>& outputs) {
@@ -47,7 +48,9 @@ class Climb {
     }
     if (options_.training.data && !bench_.short_of(*best).empty()) best = train(*best);
     explore();
-    return finish(bench_.short_of(*best).empty() ? *best : nearest(*best));
+    if (bench_.short_of(*best).empty()) return finish(*best);
+    approach();
+    return finish(nearest(*best));
   }
 
  private:
@@ -125,14 +128,16 @@ class Climb {
   // The precisions that plans choose from.
   MixedPrecisionResult plan(const PlanLimits& limits, std::size_t front) {
     const auto context = bench_.context(options_.calibration);
-    auto all4 = plan_of(int8_->model, options_.compile);
-    for (auto& layer : all4.layers)
-      if (layer.weights == 8_bits) layer.weights = 4_bits;
-    const auto int4 = ladder_.planned(all4).build(context);
+    if (!int4_) {
+      auto all4 = plan_of(int8_->model, options_.compile);
+      for (auto& layer : all4.layers)
+        if (layer.weights == 8_bits) layer.weights = 4_bits;
+      int4_ = ladder_.planned(all4).build(context).model;
+    }
     auto search = by_answers<MixedPrecisionOptions>(context);
     search.limits = limits;
     search.front = front;
-    auto found = mixed_precision({{8_bits, int8_->model}, {4_bits, int4.model}}, search);
+    auto found = mixed_precision({{8_bits, int8_->model}, {4_bits, *int4_}}, search);
     evaluations_ += found.evaluations;
     sensitivity_ = found.sensitivity;
     return found;
@@ -156,7 +161,9 @@ class Climb {
     const auto found = plan({.bytes = limit}, 0);
     planned_ = true;
     auto& built = planned(found.plan);
-    return bench_.keeps_drop(built) ? &built : int8_;
+    if (bench_.keeps_drop(built)) return &built;
+    lossy_ = built.candidate.stored;
+    return int8_;
   }
 
   Built& pruned(double macs) {
@@ -221,6 +228,21 @@ class Climb {
     }));
   }
 
+  // A plan of the size that is asked for loses too much: the smallest of those between it and int8 that does not.
+  void approach() {
+    if (!lossy_) return;
+    auto points = plan({}, kBetween).points;
+    std::erase_if(points, [&](const PlanPoint& p) { return !p.name.starts_with("front") || p.bytes <= *lossy_; });
+    std::ranges::sort(points, {}, &PlanPoint::bytes);
+    for (auto first = points.begin(), last = points.end(); first != last;) {
+      const auto middle = first + (last - first) / 2;
+      if (bench_.keeps_drop(planned(middle->plan)))
+        last = middle;
+      else
+        first = middle + 1;
+    }
+  }
+
   // No candidate keeps the whole budget: of those that lose no more than allowed, the one that is nearest to it.
   Built& nearest(Built& otherwise) {
     auto* best = bench_.keeps_drop(otherwise) ? &otherwise : nullptr;
@@ -280,6 +302,8 @@ class Climb {
   std::optional<Sensitivity> sensitivity_;
   double evaluations_ = 0;
   bool planned_ = false;
+  std::optional<Model> int4_;
+  std::optional<std::uint64_t> lossy_;  // stored bytes of a plan that loses too much
 };
 
 }  // namespace

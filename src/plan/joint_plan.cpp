@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "core/seconds_since.hpp"
 #include "joint_latency.hpp"
 #include "joint_size.hpp"
 #include "pare/analysis/weight_storage.hpp"
@@ -36,8 +37,10 @@ class JointSearch {
   }
 
   JointPlanResult run() {
+    const auto start = Clock::now();
     PrefixReplay replay(model_, options_.batches);
     auto expected = replay.outputs();
+    const auto once = seconds_since(start);
     loss_ = options_.loss ? options_.loss : divergence_from(expected);
     const auto base = loss_(expected);
     add_layers();
@@ -47,6 +50,7 @@ class JointSearch {
     evaluate_baselines();
     correct_by_baselines();
     choose(!search());
+    result_.evaluations = seconds_since(start) / std::max(once, 1e-9);
     return std::move(result_);
   }
 

@@ -76,9 +76,9 @@ class Search {
     for (std::size_t m = 0; m < models_.size(); ++m)
       evaluate("uniform " + variants_[m].name, uniform(planner, m), planner);
     plan(planner);
-    for (std::size_t i = 0; i + 1 <= options_.front; ++i) {
+    if (options_.front > 0) {
       const auto plans = planner.front(options_.front + 2);
-      if (i + 1 < plans.size()) evaluate(fmt::format("front {}", i + 1), plans[i + 1], planner);
+      for (std::size_t i = 1; i + 1 < plans.size(); ++i) evaluate(fmt::format("front {}", i), plans[i], planner);
     }
     result_.evaluations = seconds_since(start) / std::max(once, 1e-9);
     return std::move(result_);

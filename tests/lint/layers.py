@@ -5,7 +5,7 @@ import re
 import sys
 
 LAYER = {name: number for number, names in enumerate(
-    ["core", "numerics", "graph", "capture execute onnx mcu checkpoint", "pass", "analysis", "plan", "fuse",
+    ["core", "numerics", "graph", "capture execute onnx checkpoint", "mcu pass", "analysis", "plan", "fuse",
      "quantize prune distill", "pipeline"], start=1) for name in names.split()}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"(?:pare/)?([\w/.-]+)"')
 

@@ -1,0 +1,185 @@
+// The arithmetic of the C program in this process: each score the C's, bit for bit, and close to the other packed
+// model.
+#include "pare/mcu/compile.hpp"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "examples/data/dataset.hpp"
+#include "examples/models/registry.hpp"
+#include "pare/capture/capture.hpp"
+#include "pare/checkpoint/checkpoint.hpp"
+#include "pare/checkpoint/map_checkpoint.hpp"
+#include "pare/checkpoint/safetensors.hpp"
+#include "pare/execute/compile.hpp"
+#include "pare/mcu/write_c.hpp"
+#include "pare/numerics/fake_quantize.hpp"
+#include "pare/pass/apply.hpp"
+#include "pare/quantize/quantizer.hpp"
+#include "tests/mcu/c_program.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/pare_data.hpp"
+#include "tests/support/raises.hpp"
+
+namespace {
+
+pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& batches, pare::Bits weights = {8}) {
+  bundle.module->eval();
+  const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
+  return pare::apply(pare::Quantizer{.weights = weights}, model, {.calibration = batches}).model;
+}
+
+/// The C program's scores of a batch as the numbers that they stand for.
+torch::Tensor numbers_as_c(const pare::Model& model, const torch::Tensor& inputs) {
+  const ScratchFolder folder;
+  const auto source = pare::mcu::write_c(model, folder.file("net.c"));
+  const auto scores = host_scores(folder, integers(inputs, source.input));
+  return (scores.to(torch::kDouble) * source.output_scale).to(torch::kFloat);
+}
+
+/// Everything that there is a kernel for, with kernels, strides and padding of different heights and widths.
+struct OddShapesImpl : torch::nn::Module {
+  OddShapesImpl() {
+    register_module("stem", stem);
+    register_module("grouped", grouped);
+    register_module("pointwise", pointwise);
+    register_module("fc", fc);
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    auto y = torch::relu(stem(torch::constant_pad_nd(x, {0, 1, 2, 0})));
+    auto z = torch::relu6(pointwise(torch::relu(grouped(y))) + y);
+    z = torch::max_pool2d(torch::cat({z, y, z}, 1), {3, 2}, {2, 1}, {1, 0}, 1, true);
+    z = torch::hardtanh(z + z, -0.5, 4.0);
+    z = torch::avg_pool2d(z, 2, 2, 1);
+    return torch::log_softmax(fc(z.mean({2, 3})), 1);
+  }
+  torch::nn::Conv2d stem{torch::nn::Conv2dOptions(3, 8, {3, 5}).stride({2, 3}).padding({1, 0})};
+  torch::nn::Conv2d grouped{torch::nn::Conv2dOptions(8, 8, 3).padding(2).dilation(2).groups(4)};
+  torch::nn::Conv2d pointwise{torch::nn::Conv2dOptions(8, 8, 1)};
+  torch::nn::Linear fc{24, 6};
+};
+TORCH_MODULE(OddShapes);
+
+}  // namespace
+
+TEST_CASE("the twin of a program gives its scores, bit for bit", "[mcu]") {
+  torch::manual_seed(5);
+  const torch::NoGradGuard no_grad;
+  for (const auto* name : {"digits_mlp", "lenet", "resnet8"})
+    for (const int bits : {8, 4}) {
+      DYNAMIC_SECTION(name << " at " << bits << " bits") {
+        auto bundle = models::make(name);
+        models::settle(bundle);
+        const auto model = quantized(bundle, {bundle.example(8)}, {bits});
+        const auto inputs = bundle.example(24).at(0);
+        const auto twin = pare::mcu::compile(model);
+        CHECK(torch::equal(twin(inputs), numbers_as_c(model, inputs)));
+        const auto expected = model.run({inputs}).at(0);
+        CHECK(pare::sqnr_db(expected, twin(inputs)) > 30.0);
+        // One sample at a time is no other thing than a batch.
+        CHECK(torch::equal(twin(inputs.narrow(0, 3, 1)), twin(inputs).narrow(0, 3, 1)));
+      }
+    }
+}
+
+TEST_CASE("the twin knows every kernel, in odd shapes", "[mcu]") {
+  torch::manual_seed(9);
+  OddShapes net;
+  net->eval();
+  const torch::NoGradGuard no_grad;
+  const auto model = pare::apply(pare::Quantizer{}, pare::capture(net, torch::randn({4, 3, 17, 22})),
+                                 {.calibration = pare::Batches{torch::randn({16, 3, 17, 22})}})
+                         .model;
+  const auto inputs = torch::randn({16, 3, 17, 22});
+  const auto twin = pare::mcu::compile(model);
+  std::size_t taps = 0;
+  std::map<pare::ValueId, torch::Tensor> simulated;
+  static_cast<void>(model.run({inputs}, [&](pare::ValueId value, const torch::Tensor& is) { simulated[value] = is; }));
+  const auto outputs = twin.run({inputs}, [&](pare::ValueId value, const torch::Tensor& is) {
+    INFO(model.graph().value(value).name);
+    REQUIRE(simulated.contains(value));
+    REQUIRE(is.sizes() == simulated[value].sizes());
+    CHECK(pare::sqnr_db(simulated[value], is) > 40.0);
+    ++taps;
+  });
+  CHECK(taps >= 7);
+  CHECK(torch::equal(outputs.at(0), torch::log_softmax(numbers_as_c(model, inputs), 1)));
+  CHECK(pare::sqnr_db(model.run({inputs}).at(0), outputs.at(0)) > 40.0);
+  const auto report = twin.report();
+  CHECK(std::ranges::count(report.rows, std::string("add"), &pare::ExecutionReport::Row::fused) >= 1);
+  const auto profile = twin.profile({inputs}, 0.05);
+  CHECK(profile.steps.size() == report.rows.size() + 1);
+  CHECK(profile.call_ms > 0);
+  CHECK(twin.resident_bytes() > twin.weight_bytes());
+}
+
+TEST_CASE("the twin of ResNet-8 gives the C program's scores of 461 pictures", "[mcu]") {
+  const auto weights = pare_data("mlperf_tiny_resnet8/resnet8_cifar10.safetensors");
+  const auto test = pare_data("cifar10/test_lossless_461.bin");
+  const auto train = pare_data("cifar10/train_lossless_3805.bin");
+  if (!weights || !test || !train) return;
+  const torch::NoGradGuard no_grad;
+  auto bundle = models::make("resnet8");
+  pare::load_weights(*bundle.module, pare::SafeTensors(*weights), bundle.load);
+  const auto set = data::load(*test, bundle.input, {});
+  const auto calibration = data::load(*train, bundle.input, {.limit = 256}).batches(16);
+  const auto model = quantized(bundle, {calibration.begin(), calibration.end()});
+  const auto twin = pare::mcu::compile(model)(set.inputs[0]);
+  CHECK(torch::equal(twin, numbers_as_c(model, set.inputs[0])));
+  const auto packed = pare::compile(model, {.tune = false})(set.inputs[0]);
+  const auto differ = (twin - packed).abs().amax(1).gt(1e-4 * packed.abs().max()).sum().item<int64_t>(),
+             flipped = twin.argmax(1).ne(packed.argmax(1)).sum().item<int64_t>();
+  std::cerr << fmt::format(
+      "resnet8: {:.2f} % in fixed point, {:.2f} % in float between integers; {} of {} samples have "
+      "another score, {} another class\n",
+      data::top1_percent(twin, set.labels), data::top1_percent(packed, set.labels), differ, set.size(), flipped);
+  CHECK(flipped * 100 <= set.size());
+}
+
+TEST_CASE("a mapped checkpoint becomes the same program", "[mcu]") {
+  torch::manual_seed(8);
+  const torch::NoGradGuard no_grad;
+  for (const int bits : {8, 4}) {
+    auto bundle = models::make("lenet");
+    models::settle(bundle);
+    const auto model = quantized(bundle, {bundle.example(8)}, {bits});
+    const ScratchFolder folder;
+    pare::save_checkpoint(model, folder.file("net.pare"));
+    const auto mapped = pare::map_checkpoint(folder.file("net.pare"));
+    pare::mcu::write_c(model, folder.file("net.c"));
+    const auto source = contents(folder.file("net.c"));
+    pare::mcu::write_c(mapped, folder.file("net.c"));
+    CHECK(contents(folder.file("net.c")) == source);
+    const auto inputs = bundle.example(4).at(0);
+    CHECK(torch::equal(pare::mcu::compile(mapped)(inputs), pare::mcu::compile(model)(inputs)));
+  }
+}
+
+TEST_CASE("the twin refuses what the program cannot be or take", "[mcu]") {
+  torch::manual_seed(7);
+  auto bundle = models::make("lenet");
+  models::settle(bundle);
+  bundle.module->eval();
+  const auto plain = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
+  CHECK(raises("pare.mcu.102", [&] { static_cast<void>(pare::mcu::compile(plain)); }));
+  const auto twin = pare::mcu::compile(quantized(bundle, {bundle.example(4)}));
+  auto inputs = bundle.example(2);
+  CHECK(raises("pare.run.102", [&] { static_cast<void>(twin.run({inputs[0].to(torch::kDouble)})); }));
+  CHECK(raises("pare.run.103", [&] { static_cast<void>(twin.run({inputs[0].flatten(1)})); }));
+  CHECK(raises("pare.run.101", [&] { static_cast<void>(twin.run({})); }));
+  CHECK(raises("pare.execute.101", [&] { static_cast<void>(twin.profile(inputs, 0)); }));
+}
+
+TEST_CASE("sums that may leave 32 bits are refused", "[mcu]") {
+  torch::manual_seed(7);
+  torch::nn::Linear wide(80'000, 4);
+  const torch::NoGradGuard no_grad;
+  wide->weight.fill_(0.01);
+  wide->eval();
+  const auto model = pare::apply(pare::Quantizer{}, pare::capture(wide, torch::rand({2, 80'000})),
+                                 {.calibration = pare::Batches{torch::rand({2, 80'000})}})
+                         .model;
+  CHECK(raises("pare.mcu.101", [&] { static_cast<void>(pare::mcu::compile(model)); }));
+}
