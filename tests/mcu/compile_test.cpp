@@ -5,7 +5,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <map>
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
@@ -19,17 +19,12 @@
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/mcu/c_program.hpp"
+#include "tests/mcu/quantized.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pare_data.hpp"
 #include "tests/support/raises.hpp"
 
 namespace {
-
-pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& batches, pare::Bits weights = {8}) {
-  bundle.module->eval();
-  const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
-  return pare::apply(pare::Quantizer{.weights = weights}, model, {.calibration = batches}).model;
-}
 
 /// The C program's scores of a batch as the numbers that they stand for.
 torch::Tensor numbers_as_c(const pare::Model& model, const torch::Tensor& inputs) {

@@ -14,18 +14,13 @@
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/mcu/c_program.hpp"
+#include "tests/mcu/quantized.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pare_data.hpp"
 #include "tests/support/raises.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace {
-
-pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Batch>& batches) {
-  bundle.module->eval();
-  const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
-  return pare::apply(pare::Quantizer{}, model, {.calibration = batches}).model;
-}
 
 /// The same integers with CMSIS-NN's kernels: on the host, with DSP instructions, and with vectors.
 void check_cmsis_nn(const std::string& name, const ScratchFolder& folder, const pare::mcu::CSource& source,
