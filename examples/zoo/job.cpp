@@ -221,7 +221,10 @@ std::map<std::string, std::string> metadata_of(const std::string& model, const R
 
 Recipe loaded(const JobOptions& options) {
   Recipe recipe;
-  recipe.model = options.map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
+  // An ONNX file is made of numbers, and the figures are to be of what it holds.
+  const bool map = options.map && options.exports.onnx.empty();
+  if (options.map && !map) recipe.notes.emplace_back("--export: the file was read, not mapped");
+  recipe.model = map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
   recipe.compile = {.threads = options.threads};
   const auto metadata = pare::SafeTensors::map(options.load).metadata();
   const auto read = [&](const char* key) {
@@ -293,7 +296,9 @@ JobResult run(const JobOptions& options) {
   result.drop = recipe.drop;
   result.shortfall = recipe.shortfall;
   result.notes.insert(result.notes.end(), recipe.notes.begin(), recipe.notes.end());
-  result.after.params = nonzero_parameters(recipe.model);
+  // A mapped file's integers are to be run; what counts or writes weights wants numbers.
+  const auto numbers = options.map && options.exports.onnx.empty() ? pare::load_checkpoint(options.load) : recipe.model;
+  result.after.params = nonzero_parameters(numbers);
   result.before.macs = pare::Cost(model).macs();
   result.after.macs = pare::Cost(recipe.model).macs();
   for (const auto& row : recipe.report.rows())
@@ -327,7 +332,7 @@ JobResult run(const JobOptions& options) {
   }
   result.layers = layer_rows(model, recipe, samples.calibration, compiled.report());
   const auto metadata = metadata_of(options.model, recipe);
-  result.written = write_exports(options.exports, options.model, recipe.model, compiled, samples.test, metadata);
+  result.written = write_exports(options.exports, options.model, numbers, compiled, samples.test, metadata);
   if (!options.exports.onnx.empty() && metadata.contains(kBf16))
     result.written.push_back("the ONNX file computes in float32 what was judged in bf16");
   if (options.tuned_baseline) {

@@ -6,26 +6,11 @@
 #include <cmath>
 #include <limits>
 
-#include "pare/graph/interpreter.hpp"
 #include "pare/graph/weight_axis.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace mcu {
-
-// What a weight's fake-quantize reads: the weight itself, or numbers made of a mapped file's integers.
-at::Tensor Lowering::numbers_of(const FusedRegion& region, const Node& quantizer) const {
-  auto numbers = model_.weight(region.weight).detach();
-  for (const auto id : region.weight_nodes) {
-    const auto& node = graph_.node(id);
-    if (id == quantizer.id) break;
-    if (node.is("pare::dequantize") || node.is("aten::to") || scales_integers(graph_, node))
-      numbers = Interpreter::call(node, {}, false, [&](ValueId value) {
-                  return graph_.value(value).kind == ValueKind::Weight ? model_.weight(value).detach() : numbers;
-                }).at(0);
-  }
-  return numbers;
-}
 
 Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, const Node& anchor) const {
   const Node* quantizer = nullptr;
@@ -33,7 +18,7 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, const Node& anch
     if (family_of(graph_.node(id).op) == OpFamily::FakeQuantize) quantizer = &graph_.node(id);
   const auto axis = output_axis(graph_, region);
   if (!quantizer || !axis) fail("pare.mcu.102", anchor.name, "its weights are not quantized");
-  auto weight = numbers_of(region, *quantizer).to(at::kDouble).transpose(0, *axis).contiguous();
+  auto weight = model_.weight(region.weight).detach().to(at::kDouble).transpose(0, *axis).contiguous();
   const auto channels = weight.size(0);
   at::Tensor scale, zero_point;
   if (quantizer->op.base() == "aten::fake_quantize_per_channel_affine") {

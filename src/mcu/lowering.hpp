@@ -47,7 +47,6 @@ class Lowering {
   void max_pool(const Node& node);
   static void window(const Node& node, Step& step);
   void lower_region(const FusedRegion& region);
-  at::Tensor numbers_of(const FusedRegion& region, const Node& quantizer) const;
   Kernel kernel_of(const FusedRegion& region, const Node& anchor) const;
   void finish(const FusedRegion& region, const Node& anchor, const Kernel& kernel, Step step);
   static double output_unit(const RealScale& real);
