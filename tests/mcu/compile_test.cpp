@@ -44,7 +44,7 @@ struct OddShapesImpl : torch::nn::Module {
     auto y = torch::hardtanh(stem(torch::constant_pad_nd(x, {0, 1, 2, 0})), -0.5, 4.0);
     auto z = torch::relu6(pointwise(torch::relu(grouped(y))) + y);
     z = torch::max_pool2d(torch::cat({z, y, z}, 1), {3, 2}, {2, 1}, {1, 0}, 1, true);
-    z = torch::avg_pool2d(torch::relu(z + z), 2, 2, 1);
+    z = torch::relu(torch::avg_pool2d(z, 3, 1, 1) + z);
     return torch::log_softmax(fc(z.mean({2, 3})), 1);
   }
   torch::nn::Conv2d stem{torch::nn::Conv2dOptions(3, 8, {3, 5}).stride({2, 3}).padding({1, 0})};
