@@ -50,15 +50,13 @@ class Matcher {
   std::vector<FusedRegion> run() {
     // From the back: the later of two kernels claims the residual add that both could take.
     std::vector<FusedRegion> regions;
-    for (const bool weighted_pass : {true, false}) {  // those that absorb others first, then what is left
+    for (const auto pass : {Takes::Sums, Takes::Activations, Takes::Nothing}) {  // a sum may be taken before it takes
       const auto& order = graph_.nodes();
       for (auto it = order.rbegin(); it != order.rend(); ++it) {
         if (taken_[index(*it)] || graph_.node(*it).barrier) continue;
         const auto family = family_of(graph_, *it);
         if (!is_kernel(family) || is_table_op(*it)) continue;
-        const bool weighted =
-            family == OpFamily::Convolution || family == OpFamily::TransposedConvolution || family == OpFamily::Linear;
-        if (weighted == weighted_pass) regions.push_back(grow(*it, family));
+        if (takes(family) == pass) regions.push_back(grow(*it, family));
       }
     }
     std::ranges::sort(regions, {}, [&](const FusedRegion& r) { return position_[index(r.nodes.back())]; });
@@ -66,6 +64,15 @@ class Matcher {
   }
 
  private:
+  /// What a kernel may absorb.
+  enum class Takes : std::uint8_t { Sums, Activations, Nothing };
+
+  [[nodiscard]] Takes takes(OpFamily family) const {
+    if (family == OpFamily::Convolution || family == OpFamily::TransposedConvolution || family == OpFamily::Linear)
+      return Takes::Sums;
+    return rule(family) != nullptr ? Takes::Activations : Takes::Nothing;
+  }
+
   const FusionRule* rule(OpFamily family) const {
     const auto found = std::ranges::find(rules_, family, &FusionRule::family);
     return found == rules_.end() ? nullptr : &*found;

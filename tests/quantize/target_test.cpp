@@ -1,6 +1,8 @@
 // What a target asks for beyond this process's own kernels: results as integers, biases as integers.
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "pare/capture/capture.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/fusion.hpp"
@@ -98,6 +100,28 @@ TEST_CASE("a target whose convolutions write integers only gets them rounded at 
     CHECK(pare::sqnr_db(net->forward(x), one->model(x)) > 25.0);
     const auto packed = pare::compile(one->model, {.threads = 1, .tune = false})(x);
     CHECK(pare::sqnr_db(one->model(x), packed) > 40.0);
+  }
+}
+
+TEST_CASE("a sum of two results and the clamp behind it are rounded once", "[quantize]") {
+  const torch::NoGradGuard no_grad;
+  struct SumImpl : nn::Module {
+    torch::Tensor forward(const torch::Tensor& x) { return torch::relu(torch::avg_pool2d(x, 3, 1, 1) + x) * 0.5; }
+  };
+  nn::ModuleHolder<SumImpl> net(std::make_shared<SumImpl>());
+  net->eval();
+  const auto x = torch::randn({4, 3, 8, 8});
+  const auto model = pare::capture(net, x);
+  for (const auto* target : {&pare::onednn_target(), &pare::onnxruntime_target()}) {
+    INFO(target->name);
+    const auto int8 = quantized(model, *target).model;
+    CHECK(rounded(int8.graph(), "aten::relu") == 1);
+    for (const auto id : int8.graph().nodes(pare::op("aten::add")))
+      CHECK(int8.graph().node(int8.graph().uses(int8.graph().node(id).output()).at(0).node).is("aten::relu"));
+    const auto packed = pare::compile(int8, {.threads = 1, .tune = false});
+    CHECK(pare::sqnr_db(int8(x), packed(x)) > 40.0);
+    const auto rows = packed.report().rows;
+    CHECK(std::ranges::count(rows, std::string("relu"), &pare::ExecutionReport::Row::fused) == 1);
   }
 }
 
