@@ -106,9 +106,12 @@ TEST_CASE("a target whose convolutions write integers only gets them rounded at 
 TEST_CASE("a sum of two results and the clamp behind it are rounded once", "[quantize]") {
   const torch::NoGradGuard no_grad;
   struct SumImpl : nn::Module {
+    SumImpl() { register_module("stem", stem), register_module("head", head); }
     torch::Tensor forward(const torch::Tensor& x) {
-      return torch::avg_pool2d(torch::relu(torch::avg_pool2d(x, 3, 1, 1) + x), 2);
+      const auto y = stem(x);
+      return head(torch::relu(torch::avg_pool2d(y, 3, 1, 1) + y));
     }
+    nn::Conv2d stem{nn::Conv2dOptions(3, 8, 3)}, head{nn::Conv2dOptions(8, 2, 1)};
   };
   nn::ModuleHolder<SumImpl> net(std::make_shared<SumImpl>());
   net->eval();
