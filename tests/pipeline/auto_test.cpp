@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -86,6 +87,33 @@ TEST_CASE("auto mixes bits where int8 is too large to store", "[auto]") {
   CHECK(found.plan.average_bits() < 8);
   CHECK(found.plan.average_bits() > 4);
   CHECK(found.evaluations > 0);
+}
+
+TEST_CASE("auto comes as near to a size as the accuracy allows", "[auto]") {
+  const AutoFixture fixture;
+  auto options = fixture.options();
+  options.explore = 7;
+  const auto all = pare::optimize(fixture.model, options).candidates;
+  REQUIRE(all.size() >= 4);
+  const auto& int8 = all[1];
+  const auto* smallest = &int8;
+  for (const auto& one : all)
+    if (one.stored < smallest->stored) smallest = &one;
+  const pare::Candidate* between = nullptr;  // loses less than the smallest
+  for (const auto& one : all)
+    if (one.stored < int8.stored && one.drop.drop < smallest->drop.drop && one.drop.drop >= 0) between = &one;
+  REQUIRE(between != nullptr);
+  options.budget.max_drop = pare::Ratio{std::max(between->drop.drop, int8.drop.drop)};
+  options.budget.stored = pare::Bytes{smallest->stored};
+  const auto found = pare::optimize(fixture.model, options);
+  CHECK_FALSE(found.report.within_budget());
+  CHECK(found.report.shortfall.find("bytes stored") != std::string::npos);
+  const auto kept = std::ranges::find_if(found.candidates, &pare::Candidate::kept);
+  REQUIRE(kept != found.candidates.end());
+  CHECK(kept->drop.drop <= options.budget.max_drop->fraction);
+  CHECK(kept->stored > smallest->stored);
+  CHECK(kept->stored < int8.stored);
+  CHECK(found.plan.average_bits() < 8);
 }
 
 TEST_CASE("auto leaves layers float rather than break the budget", "[auto]") {
