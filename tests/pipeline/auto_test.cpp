@@ -19,16 +19,22 @@ using namespace pare::literals;
 
 // A classifier of noise; what judges it is its own answers on other noise.
 struct AutoFixture {
-  AutoFixture() {
+  explicit AutoFixture(int more = 0) {  // further convolutions
     torch::manual_seed(5);
     net = nn::Sequential(nn::Conv2d(nn::Conv2dOptions(3, 32, 3).padding(1)), nn::BatchNorm2d(32), nn::ReLU(),
-                         nn::Conv2d(nn::Conv2dOptions(32, 64, 3).stride(2)), nn::ReLU(), nn::AdaptiveAvgPool2d(1),
-                         nn::Flatten(), nn::Linear(64, 10));
+                         nn::Conv2d(nn::Conv2dOptions(32, 64, 3).stride(2)), nn::ReLU());
+    for (int i = 0; i < more; ++i) {
+      net->push_back(nn::Conv2d(nn::Conv2dOptions(64, 64, 3).padding(1)));
+      net->push_back(nn::ReLU());
+    }
+    net->push_back(nn::AdaptiveAvgPool2d(1));
+    net->push_back(nn::Flatten());
+    net->push_back(nn::Linear(64, 10));
     net->eval();
     for (int i = 0; i < 3; ++i) images.push_back(torch::randn({16, 3, 12, 12}));
     for (int i = 0; i < 8; ++i) unseen.push_back(torch::randn({16, 3, 12, 12}));
     const torch::NoGradGuard no_grad;
-    net->ptr<nn::LinearImpl>(7)->bias.sub_(net->forward(torch::cat(images)).mean(0));
+    net->ptr<nn::LinearImpl>(net->size() - 1)->bias.sub_(net->forward(torch::cat(images)).mean(0));
     model = pare::capture(net, images[0]);
   }
   [[nodiscard]] pare::AutoOptions options() const {
@@ -90,7 +96,7 @@ TEST_CASE("auto mixes bits where int8 is too large to store", "[auto]") {
 }
 
 TEST_CASE("auto comes as near to a size as the accuracy allows", "[auto]") {
-  const AutoFixture fixture;
+  const AutoFixture fixture(2);
   auto options = fixture.options();
   options.explore = 7;
   const auto all = pare::optimize(fixture.model, options).candidates;
