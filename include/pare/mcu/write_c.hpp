@@ -27,7 +27,8 @@ namespace mcu {
 ///
 /// The integers are those of the simulation, except where a real number lies so
 /// close to a rounding boundary that float32 itself would decide by its last
-/// bits. Scores are integers of one common scale, without a last softmax.
+/// bits; `mcu::compile` gives them bit for bit. Scores are integers of one common
+/// scale, without a last softmax.
 ///
 /// Where the source is compiled with PARE_USE_CMSIS_NN, Arm's CMSIS-NN computes the sums of products of convolutions
 /// and linear layers, with the target's SIMD instructions; rounding stays ours, and so the integers are the same.
