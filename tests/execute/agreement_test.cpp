@@ -49,7 +49,7 @@ void check_agreement(const std::string& name) {
     std::cerr << fmt::format(
         "{}, residual branches times {}: int8 from float {:.1f} dB, packed from simulation {:.1f} dB\n", name, scale,
         lost, apart);
-    CHECK(apart > lost + 5);
+    CHECK(apart > lost + 3);
   }
 }
 
