@@ -58,9 +58,15 @@ std::vector<std::string> write_exports(const Exports& exports, const std::string
   }
   if (!exports.c_folder.empty()) {
     std::error_code error;
-    std::filesystem::create_directories(exports.c_folder, error);
+    const bool made = std::filesystem::create_directories(exports.c_folder, error);
     const auto path = (std::filesystem::path(exports.c_folder) / (name + ".c")).string();
-    const auto source = pare::mcu::write_c(model, path);
+    pare::mcu::CSource source;
+    try {
+      source = pare::mcu::write_c(model, path);
+    } catch (...) {
+      if (made) std::filesystem::remove(exports.c_folder, error);
+      throw;
+    }
     lines.push_back(fmt::format("wrote {}: {} bytes of constants, {} of activations, {} multiply-accumulates", path,
                                 source.flash_bytes, source.arena_bytes, source.macs));
   }

@@ -285,6 +285,8 @@ JobResult run(const JobOptions& options) {
   auto recipe =
       options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
   if (options.load.empty()) recipe.name = options.recipe;
+  if (!options.load.empty() && options.recipe != JobOptions{}.recipe)
+    recipe.notes.push_back("--load: the recipe " + options.recipe + " was not run, the model is the file's");
   // ONNX holds biases as integers: the file and the figures are to be of the same model.
   if (!options.exports.onnx.empty()) recipe.model = pare::apply(pare::RoundBiases{}, recipe.model).model;
   result.optimize_s = seconds_since(start);

@@ -138,14 +138,15 @@ pare::PlanLimits joint_limits(const pare::Model& int8, const RecipeOptions& opti
   return limits;
 }
 
-// The plan that keeps the limits with all layers and groups alike, as far as one of them does.
-const pare::PlanPoint* best_uniform(const pare::JointPlanResult& found, const pare::PlanLimits& limits) {
-  const pare::PlanPoint* best = nullptr;
-  for (const auto& point : found.points)
-    if (point.name.starts_with("uniform") && (!limits.bytes || point.bytes <= *limits.bytes) &&
-        (!limits.latency_ms || point.latency_ms <= *limits.latency_ms) && (best == nullptr || point.loss < best->loss))
-      best = &point;
-  return best;
+// The best plan with all layers and groups alike that keeps the limits, or the nearest.
+const pare::PlanPoint& best_uniform(const pare::JointPlanResult& found, const pare::PlanLimits& limits) {
+  const pare::PlanPoint* best = &found.points.front();
+  for (const auto& point : found.points) {
+    if (!point.name.starts_with("uniform")) continue;
+    const auto here = std::max(1.0, point.excess(limits)), there = std::max(1.0, best->excess(limits));
+    if (here < there || (here == there && point.loss < best->loss)) best = &point;
+  }
+  return *best;
 }
 
 }  // namespace
@@ -167,12 +168,11 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
     return model;
   };
   const auto found = pare::joint_plan(maker.folded(), quantized, maker.pruned(), search);
-  fall_short(recipe, found.shortfall);
-  const auto* chosen = options.uniform ? best_uniform(found, search.limits) : &found.chosen();
-  if (chosen == nullptr) pare::fail("zoo.105", "", "no uniform plan keeps the limits");
+  const auto& chosen = options.uniform ? best_uniform(found, search.limits) : found.chosen();
+  fall_short(recipe, chosen.shortfall(search.limits));
   recipe.model =
-      maker.make(chosen->plan, options.learned ? pare::Rounding::Learned : pare::Rounding::Compensated, &recipe.report);
-  recipe.plan = chosen->plan.text();
+      maker.make(chosen.plan, options.learned ? pare::Rounding::Learned : pare::Rounding::Compensated, &recipe.report);
+  recipe.plan = chosen.plan.text();
   recipe.evaluations = found.evaluations;
   for (std::size_t i = 0; i < found.points.size(); ++i) {
     const auto& point = found.points[i];
@@ -182,7 +182,7 @@ void joint(Recipe& recipe, const RecipeOptions& options) {
     row.latency_ms = point.latency_ms;
     row.on_front = on_front(found.points, point);
     recipe.notes.push_back(fmt::format("{}{}: {} bytes stored, {:.0f} MACs, {:.4f} ms, loss {:.5f}, predicted {:.5f}{}",
-                                       &point == chosen ? "chosen: " : "", point.name, point.bytes, point.macs,
+                                       &point == &chosen ? "chosen: " : "", point.name, point.bytes, point.macs,
                                        point.latency_ms, point.loss, point.predicted,
                                        row.metric ? fmt::format(", {:.2f} % of other samples", *row.metric) : ""));
   }

@@ -59,6 +59,10 @@ class FixedPointExecutor final : public Executor {
  public:
   explicit FixedPointExecutor(const Model& model) : graph_(model.graph()), program_(Lowering(model).run()) {
     for (const auto& step : program_.steps) tables_.push_back(tables_of(step));
+    const auto output = graph_.outputs()[0];
+    for (const auto* node = graph_.producer(output); node != nullptr && is_tail(*node);
+         node = graph_.producer(node->input(0)))
+      tail_.insert(tail_.begin(), node->id);
   }
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
@@ -201,18 +205,21 @@ class FixedPointExecutor final : public Executor {
         .contiguous();
   }
 
-  // Scores as the Model gives them, behind its last softmax if it has one.
+  static bool is_tail(const Node& node) { return only_renames(node) || family_of(node.op) == OpFamily::Softmax; }
+
+  // Scores as the Model gives them: in its shape, behind its last softmax if it has one.
   [[nodiscard]] at::Tensor result(const at::Tensor& scores, const std::vector<std::int64_t>& dims) const {
-    const auto output = graph_.outputs()[0];
-    auto real = (scores.to(at::kDouble) * program_.output_scale).to(at::kFloat).view(sizes(output, dims));
-    const auto* last = graph_.producer(output);
-    if (last == nullptr || family_of(last->op) != OpFamily::Softmax) return real;
-    return Interpreter::call(*last, dims, false, [&](ValueId) { return real; }).at(0);
+    const auto first = tail_.empty() ? graph_.outputs()[0] : graph_.node(tail_.front()).input(0);
+    auto real = (scores.to(at::kDouble) * program_.output_scale).to(at::kFloat).view(sizes(first, dims));
+    for (const auto id : tail_)
+      real = Interpreter::call(graph_.node(id), dims, false, [&](ValueId) { return real; }).at(0);
+    return real.contiguous();
   }
 
   Graph graph_;
   Program program_;
   std::vector<Tables> tables_;
+  std::vector<NodeId> tail_;  // behind the scores
 };
 
 }  // namespace

@@ -17,6 +17,8 @@ Lowering::Kernel Lowering::kernel_of(const FusedRegion& region, const Node& anch
   for (const auto id : region.weight_nodes)
     if (family_of(graph_.node(id).op) == OpFamily::FakeQuantize) quantizer = &graph_.node(id);
   const auto axis = output_axis(graph_, region);
+  if (region.weight != kNoValue && !c10::isFloatingType(graph_.value(region.weight).type.dtype))
+    fail("pare.mcu.102", anchor.name, "its weights are a mapped file's integers: take the model of load_checkpoint");
   if (!quantizer || !axis) fail("pare.mcu.102", anchor.name, "its weights are not quantized");
   auto weight = model_.weight(region.weight).detach().to(at::kDouble).transpose(0, *axis).contiguous();
   const auto channels = weight.size(0);
@@ -151,6 +153,7 @@ void Lowering::clamp(const FusedRegion& region, const Node& anchor, Step& step) 
 void Lowering::convolution(const FusedRegion& region, const Node& anchor, Step step) {
   const auto rank = graph_.value(anchor.input(1)).type.rank();
   if (rank != 3 && rank != 4) refuse(anchor, "only one- and two-dimensional convolutions");
+  if (graph_.value(region.inputs.at(0)).type.rank() != rank) refuse(anchor, "its input has no batch");
   if (anchor.operand("padding").get<std::string>()) refuse(anchor, "padding by name");
   step.kind = StepKind::Convolution;
   step.inputs = {activation(anchor, region.inputs.at(0))};
@@ -200,30 +203,41 @@ void Lowering::average_pool(const FusedRegion& region, const Node& anchor, Step 
   step.kind = StepKind::AveragePool;
   step.inputs = {unpadded(anchor, region.inputs.at(0))};
   const auto& from = step.inputs[0].shape;
-  const auto to = shape_of(region.output);
-  if (anchor.is("aten::avg_pool2d")) {
+  if (anchor.is("aten::avg_pool2d") || anchor.is("aten::avg_pool1d")) {
     window(anchor, step);
-    if (anchor.operand("ceil_mode").boolean().value_or(true) || !anchor.operand("divisor_override").is_none() ||
+    const bool divides_by_area = anchor.is("aten::avg_pool1d") || anchor.operand("divisor_override").is_none();
+    if (anchor.operand("ceil_mode").boolean().value_or(true) || !divides_by_area ||
         ((step.pad_top != 0 || step.pad_left != 0) && !anchor.operand("count_include_pad").boolean().value_or(false)))
       refuse(anchor, "windows of different sizes");
-  } else if (to.height * to.width == 1 && to.channels == from.channels) {
-    if (anchor.is("aten::mean") && graph_.value(anchor.input(0)).type.rank() < 3)
-      refuse(anchor, "a mean over channels");
+  } else if (covers_channels(anchor, shape_of(region.output))) {
     step.kernel_height = step.stride_height = from.height;
     step.kernel_width = step.stride_width = from.width;
   } else {
-    refuse(anchor, "only a mean over whole channels, or avg_pool2d");
+    refuse(anchor, "only a mean over whole channels, avg_pool1d or avg_pool2d");
   }
   const auto area = step.kernel_height * step.kernel_width;
   RealScale real{{step.inputs[0].qparams.scale / static_cast<double>(area)}, {0.0}, {area * 255}, 0.0};
   finish_plain(region, anchor, std::move(real), std::move(step));
 }
 
+// A mean over height and width, all of both and nothing else, however it is written.
+bool Lowering::covers_channels(const Node& node, const Shape& result) const {
+  const auto rank = static_cast<std::int64_t>(graph_.value(node.input(0)).type.rank());
+  if (rank != 3 && rank != 4) return false;
+  if (!node.is("aten::mean"))
+    return result.height * result.width == 1 &&
+           node.op.base() == (rank == 4 ? "aten::adaptive_avg_pool2d" : "aten::adaptive_avg_pool1d");
+  auto dims = node.operand("dim").integers().value_or(std::vector<std::int64_t>{});
+  for (auto& dim : dims) dim += dim < 0 ? rank : 0;
+  std::ranges::sort(dims);
+  return dims == (rank == 4 ? std::vector<std::int64_t>{2, 3} : std::vector<std::int64_t>{2});
+}
+
 void Lowering::add(const FusedRegion& region, const Node& anchor, Step step) {
   step.kind = StepKind::Add;
   const auto factor = anchor.operand(2).number().value_or(0) * (anchor.is("aten::sub") ? -1 : 1);
   for (const auto value : region.inputs) step.inputs.push_back(unpadded(anchor, value));
-  if (step.inputs[0].shape.size() != step.inputs[1].shape.size()) refuse(anchor, "summands of different sizes");
+  if (!(step.inputs[0].shape == step.inputs[1].shape)) refuse(anchor, "summands of different sizes");
   RealScale real{{step.inputs[0].qparams.scale, step.inputs[1].qparams.scale * factor}, {0.0, 0.0}, {510, 510}, 0.0};
   finish_plain(region, anchor, std::move(real), std::move(step));
 }

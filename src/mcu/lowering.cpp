@@ -66,6 +66,8 @@ Shape Lowering::shape_of(ValueId value) const {
 
 const Activation& Lowering::activation(const Node& reader, ValueId value) const {
   const auto found = known_.find(pare::index(value));
+  if (found == known_.end() && graph_.value(value).kind == ValueKind::Input)
+    fail("pare.mcu.102", reader.name, "{} reads the model's input as it is, not quantized", reader.op.name());
   if (found == known_.end())
     fail("pare.mcu.102", reader.name, "{} reads a value that is not quantized; quantize the whole model",
          reader.op.name());
@@ -84,18 +86,22 @@ Place Lowering::new_buffer(std::int64_t size) {
   return static_cast<Place>(program_.buffer_sizes.size() - 1);
 }
 
+// Whether nothing but other names of dimensions and a softmax stands between a value and the model's output.
+bool Lowering::ends_model(ValueId value) const {
+  const auto& uses = graph_.uses(value);
+  if (uses.size() != 1) return false;
+  if (uses[0].node == kNoNode) return true;
+  const auto& user = graph_.node(uses[0].node);
+  return (only_renames(user) || family_of(user.op) == OpFamily::Softmax) && ends_model(user.output());
+}
+
 // The fake-quantize that alone reads a value, or null where the value is the
 // model's output.
 const Node* Lowering::quantizer_of(const Node& node, ValueId value) const {
+  if (ends_model(value)) return nullptr;
   const auto& uses = graph_.uses(value);
-  if (uses.size() == 1 && uses[0].node == kNoNode) return nullptr;
-  if (uses.size() == 1) {
-    const auto& user = graph_.node(uses[0].node);
-    if (family_of(user.op) == OpFamily::FakeQuantize) return &user;
-    if (family_of(user.op) == OpFamily::Softmax && graph_.uses(user.output()).size() == 1 &&
-        graph_.uses(user.output())[0].node == kNoNode)
-      return nullptr;
-  }
+  if (uses.size() == 1 && uses[0].node != kNoNode && family_of(graph_.node(uses[0].node).op) == OpFamily::FakeQuantize)
+    return &graph_.node(uses[0].node);
   fail("pare.mcu.102", node.name, "the result of {} stays float; quantize the whole model", node.op.name());
 }
 
@@ -108,14 +114,18 @@ QParams Lowering::qparams_of(const Node& node) const {
   return {*scale, *zero_point, *low, *high};
 }
 
-void Lowering::lower_node(const Node& node) {
+bool only_renames(const Node& node) {
   constexpr std::array<std::string_view, 11> kRenaming{
       "aten::view",       "aten::reshape", "aten::flatten", "aten::squeeze", "aten::unsqueeze", "aten::unflatten",
       "aten::contiguous", "aten::alias",   "aten::detach",  "aten::dropout", "aten::clone"};
+  return std::ranges::find(kRenaming, node.op.base()) != kRenaming.end();
+}
+
+void Lowering::lower_node(const Node& node) {
   const auto base = node.op.base();
   if (family_of(node.op) == OpFamily::FakeQuantize) return quantize(node);
-  if (std::ranges::find(kRenaming, base) != kRenaming.end()) return rename(node);
-  if (base == "aten::max_pool2d") return max_pool(node);
+  if (only_renames(node)) return rename(node);
+  if (base == "aten::max_pool2d" || base == "aten::max_pool1d") return max_pool(node);
   if (is_padding(node)) return pad(node);
   const bool unused = std::ranges::all_of(node.outputs, [&](ValueId value) { return graph_.uses(value).empty(); });
   if (!unused) refuse(node, "no kernel for this operator");
@@ -138,6 +148,7 @@ void Lowering::quantize(const Node& node) {
 }
 
 void Lowering::rename(const Node& node) {
+  if (program_.outputs != 0 && !known_.contains(pare::index(node.input(0)))) return;  // of the scores
   auto result = unpadded(node, node.input(0));
   result.shape = shape_of(node.output());
   known_[pare::index(node.output())] = result;
@@ -147,7 +158,9 @@ void Lowering::pad(const Node& node) {
   const auto pairs = node.operand(1).integers().value_or(std::vector<std::int64_t>{});
   const bool plain = !pairs.empty() && pairs.size() <= 4 && pads_zero(node) &&
                      std::ranges::all_of(pairs, [](auto size) { return size >= 0; });
-  if (!plain) refuse(node, "only zeros around height and width can be added");
+  const auto rank = graph_.value(node.input(0)).type.rank();
+  if (!plain || rank < 3 || pairs.size() / 2 > rank - 2)
+    refuse(node, "only zeros around height and width can be added");
   auto result = unpadded(node, node.input(0));
   result.pad_left = pairs[0], result.pad_right = pairs[1];
   if (pairs.size() == 4) result.pad_top = pairs[2], result.pad_bottom = pairs[3];
@@ -168,14 +181,16 @@ void Lowering::max_pool(const Node& node) {
   program_.steps.push_back(std::move(step));
 }
 
-void Lowering::window(const Node& node, Step& step) {
+void Lowering::window(const Node& node, Step& step) const {
+  const bool flat = node.op.base().ends_with("1d");
+  if (graph_.value(node.input(0)).type.rank() != (flat ? 3 : 4)) refuse(node, "its input has no batch");
   const auto kernel = spread(node, "kernel_size", 1), padding = spread(node, "padding", 0);
   auto stride = node.operand("stride").integers().value_or(std::vector<std::int64_t>{});
   if (stride.empty()) stride = kernel;
   if (stride.size() == 1) stride.push_back(stride[0]);
-  step.kernel_height = kernel[0], step.kernel_width = kernel[1];
-  step.stride_height = stride[0], step.stride_width = stride[1];
-  step.pad_top = padding[0], step.pad_left = padding[1];
+  step.kernel_height = flat ? 1 : kernel[0], step.kernel_width = kernel[1];
+  step.stride_height = flat ? 1 : stride[0], step.stride_width = stride[1];
+  step.pad_top = flat ? 0 : padding[0], step.pad_left = padding[1];
 }
 
 void Lowering::lower_region(const FusedRegion& region) {

@@ -34,6 +34,7 @@ class Lowering {
 
   void check_ports() const;
   bool is_table_node(const Node& node) const;
+  bool ends_model(ValueId value) const;
   Shape shape_of(ValueId value) const;
   const Activation& activation(const Node& reader, ValueId value) const;
   Activation unpadded(const Node& reader, ValueId value) const;
@@ -45,7 +46,7 @@ class Lowering {
   void rename(const Node& node);
   void pad(const Node& node);
   void max_pool(const Node& node);
-  static void window(const Node& node, Step& step);
+  void window(const Node& node, Step& step) const;
   void lower_region(const FusedRegion& region);
   Kernel kernel_of(const FusedRegion& region, const Node& anchor) const;
   void finish(const FusedRegion& region, const Node& anchor, const Kernel& kernel, Step step);
@@ -55,6 +56,7 @@ class Lowering {
   void convolution(const FusedRegion& region, const Node& anchor, Step step);
   void linear(const FusedRegion& region, const Node& anchor, Step step);
   void finish_plain(const FusedRegion& region, const Node& anchor, RealScale real, Step step);
+  bool covers_channels(const Node& node, const Shape& result) const;
   void average_pool(const FusedRegion& region, const Node& anchor, Step step);
   void add(const FusedRegion& region, const Node& anchor, Step step);
   void concatenate(const FusedRegion& region, const Node& anchor);
@@ -75,6 +77,9 @@ template <class... Args>
   fail("pare.mcu.101", node.name, "{} (in module '{}') cannot run on a microcontroller: {}", node.op.name(),
        node.module, fmt::format(format, std::forward<Args>(args)...));
 }
+
+/// Whether an op only gives its input other dimensions.
+bool only_renames(const Node& node);
 
 /// An argument for height and width; one number stands for both.
 std::vector<std::int64_t> spread(const Node& node, std::string_view argument, std::int64_t otherwise);

@@ -16,6 +16,7 @@ namespace mcu {
 struct Shape {
   std::int64_t channels = 1, height = 1, width = 1;
   [[nodiscard]] std::int64_t size() const { return channels * height * width; }
+  bool operator==(const Shape&) const = default;
 };
 
 /// Where a step reads or writes: the program's input, its output, or a buffer

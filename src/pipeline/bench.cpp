@@ -58,6 +58,9 @@ std::string Bench::fingerprint() const {
   all.add(fmt::format("optimize {} {} {} drop {} bytes {} stored {} latency {}", options_.seed, options_.explore,
                       static_cast<int>(options_.compile.dtype), budget.max_drop ? budget.max_drop->fraction : -1.0,
                       limit(budget.bytes), limit(budget.stored), budget.latency_ms.value_or(-1)));
+  const auto& how = options_.compile;
+  all.add(fmt::format("compile {} {} {} {}", how.threads, how.tune, how.plans, how.adapt_threads));
+  for (const auto& [layer, dtype] : how.node_precision) all.add(fmt::format("{} {}", layer, static_cast<int>(dtype)));
   for (const auto& head : options_.heads)
     all.add(fmt::format("{} {}", head.name, head.max_drop ? head.max_drop->fraction : -1.0));
   if (const auto& training = options_.training; training.data)
@@ -66,6 +69,7 @@ std::string Bench::fingerprint() const {
                         training.quantized_rate));
   all.add(fingerprint_of(original_));
   add_batches(all, options_.calibration);
+  add_batches(all, std::vector<Batch>{options_.example});
   for (const auto& fold : options_.folds) add_batches(all, fold.calibration);
   return all.text();
 }

@@ -49,7 +49,8 @@ class JointSearch {
     if (!options_.inputs.empty()) latency_.emplace(*size_, options_.inputs, options_.compile, options_.seconds);
     evaluate_baselines();
     correct_by_baselines();
-    choose(!search());
+    search();
+    choose();
     result_.evaluations = seconds_since(start) / std::max(once, 1e-9);
     return std::move(result_);
   }
@@ -201,18 +202,17 @@ class JointSearch {
       }
   }
 
-  // Solves and realizes until a plan that was run keeps the latency. @return whether the limits can be kept at all
-  bool search() {
+  // Solves and realizes until a plan that was run keeps the latency.
+  void search() {
     constexpr int kRounds = 6;
     const auto& limit = options_.limits.latency_ms;
     for (int round = 0; round < kRounds; ++round) {
       const auto found = solve();
-      if (!found) return round > 0;
+      if (!found) return;
       const auto ms = evaluate(round == 0 ? "joint" : fmt::format("joint {}", round + 1), plan_of(*found));
-      if (!limit || ms <= *limit) return true;
+      if (!limit || ms <= *limit) return;
       tighter_ *= std::min(0.98, *limit / ms);
     }
-    return true;
   }
 
   // @return ms of a call, where latencies are measured
@@ -328,13 +328,10 @@ class JointSearch {
     return limits.damage && !limits.bytes && !limits.macs && !limits.latency_ms;
   }
 
-  void choose(bool none) {
+  void choose() {
     const auto& limits = options_.limits;
     const auto keeps = [&](const PlanPoint& point) {
-      return (!limits.bytes || point.bytes <= *limits.bytes) &&
-             (!limits.macs || point.macs <= *limits.macs * (1 + 1e-12)) &&
-             (!limits.latency_ms || point.latency_ms <= *limits.latency_ms) &&
-             (!limits.damage || point.loss - base_ <= *limits.damage);
+      return point.excess(limits) <= 1 && (!limits.damage || point.loss - base_ <= *limits.damage);
     };
     std::optional<std::size_t> best;
     const auto& points = result_.points;
@@ -343,20 +340,12 @@ class JointSearch {
           (!best || (smallest() ? points[i].bytes < points[*best].bytes : points[i].loss < points[*best].loss)))
         best = i;
     if (!best) {
-      const auto nearest = limits.latency_ms && !limits.bytes && !limits.macs
-                               ? std::ranges::min_element(points, {}, &PlanPoint::latency_ms)
-                               : std::ranges::min_element(points, {}, &PlanPoint::bytes);
+      const auto nearest =
+          std::ranges::min_element(points, {}, [&](const PlanPoint& point) { return point.excess(limits); });
       best = static_cast<std::size_t>(nearest - points.begin());
-      const auto last = uniform(quantized_.size() - 1, pruned_.back().ratio);
-      result_.shortfall = none ? fmt::format(
-                                     "no choice of bits and ratios keeps the limits; the most that they take off "
-                                     "leaves {} bytes, {:.0f} multiply-accumulates{}",
-                                     size_->bytes(last), size_->macs(last),
-                                     latency_ ? fmt::format(" and {:.4g} ms", latency_->predict(last)) : "")
-                               : fmt::format(
-                                     "no plan that was made keeps the limits; the nearest has {} bytes, takes "
-                                     "{:.4g} ms and has a damage of {:.4g}",
-                                     nearest->bytes, nearest->latency_ms, nearest->loss - base_);
+      result_.shortfall = nearest->shortfall(limits);
+      if (result_.shortfall.empty())
+        result_.shortfall = fmt::format("a damage of {:.4g}, {:.4g} allowed", nearest->loss - base_, *limits.damage);
     }
     result_.chosen_point = *best;
     result_.plan = points[*best].plan;

@@ -196,11 +196,8 @@ class Search {
   }
 
   [[nodiscard]] bool keeps_limits(const PlanPoint& point) const {
-    const auto& limits = options_.limits;
-    return (!limits.average_bits || point.plan.average_bits() <= *limits.average_bits * (1 + 1e-12)) &&
-           (!limits.bytes || point.bytes <= *limits.bytes) &&
-           (!limits.latency_ms || point.latency_ms <= *limits.latency_ms) &&
-           (!limits.damage || point.loss - base_ <= *limits.damage);
+    const auto& damage = options_.limits.damage;
+    return point.excess(options_.limits) <= 1 && (!damage || point.loss - base_ <= *damage);
   }
 
   // Whether `a` is the better of two that keep the limits: with a limit on the damage the smaller one.
@@ -245,17 +242,14 @@ class Search {
     for (std::size_t i = 0; i < count; ++i)
       if (keeps_limits(result_.points[i]) && (!best || better(result_.points[i], result_.points[*best]))) best = i;
     if (!best) {
-      // Nothing keeps them: the smallest, or the fastest.
-      const bool fast = options_.limits.latency_ms && !options_.limits.bytes && !options_.limits.average_bits;
-      const auto nearest = std::ranges::min_element(result_.points, {}, [&](const PlanPoint& point) {
-        return fast ? point.latency_ms : static_cast<double>(point.bytes);
-      });
-      best = static_cast<std::size_t>(nearest - result_.points.begin());
+      const auto& points = result_.points;
+      const auto nearest =
+          std::ranges::min_element(points, {}, [&](const PlanPoint& point) { return point.excess(options_.limits); });
+      best = static_cast<std::size_t>(nearest - points.begin());
+      if (result_.shortfall.empty()) result_.shortfall = nearest->shortfall(options_.limits);
       if (result_.shortfall.empty())
         result_.shortfall = fmt::format(
-            "no plan that was evaluated keeps the limits; the nearest has {} bytes and a "
-            "damage of {:.4g}",
-            nearest->bytes, nearest->loss - base_);
+            "no plan that was evaluated keeps the limits; the nearest has a damage of {:.4g}", nearest->loss - base_);
     } else {
       result_.shortfall.clear();
     }

@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "examples/data/dataset.hpp"
@@ -23,6 +24,8 @@
 #include "tests/support/raises.hpp"
 
 namespace {
+
+namespace nn = torch::nn;
 
 /// The C program's scores of a batch as the numbers that they stand for.
 torch::Tensor numbers_as_c(const pare::Model& model, const torch::Tensor& inputs) {
@@ -128,6 +131,110 @@ TEST_CASE("the twin of ResNet-8 gives the C program's scores of 461 pictures", "
       "another score, {} another class\n",
       data::top1_percent(twin, set.labels), data::top1_percent(packed, set.labels), differ, set.size(), flipped);
   CHECK(flipped * 100 <= set.size());
+}
+
+namespace {
+
+/// A network around one operation on `[batch, channels, ...]`: what the program makes of it is what the simulation
+/// does.
+struct AroundImpl : nn::Module {
+  using Operation = std::function<torch::Tensor(const torch::Tensor&)>;
+  AroundImpl(int rank, std::int64_t features, Operation operation) : operation_(std::move(operation)), fc(features, 3) {
+    if (rank == 3)
+      register_module("flat", flat = nn::Conv1d(nn::Conv1dOptions(4, 5, 3).padding(1)));
+    else
+      register_module("conv", conv = nn::Conv2d(nn::Conv2dOptions(4, 5, 3).padding(1)));
+    register_module("fc", fc);
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    return fc(operation_(torch::relu(flat ? flat(x) : conv(x))).flatten(1));
+  }
+  Operation operation_;
+  nn::Conv1d flat{nullptr};
+  nn::Conv2d conv{nullptr};
+  nn::Linear fc;
+};
+TORCH_MODULE(Around);
+
+void check_operation(const std::string& name, const std::vector<std::int64_t>& sizes, bool has_kernel,
+                     const AroundImpl::Operation& operation) {
+  INFO(name);
+  auto shape = sizes;
+  shape.insert(shape.begin(), 8);
+  const auto inputs = torch::randn(shape);
+  auto after = sizes;
+  after[0] = 5;
+  after.insert(after.begin(), 2);
+  Around net(static_cast<int>(shape.size()), operation(torch::randn(after)).flatten(1).size(1), operation);
+  const auto int8 =
+      pare::apply(pare::Quantizer{}, pare::capture(net, inputs), {.calibration = pare::Batches{inputs}}).model;
+  if (!has_kernel) {
+    CHECK_THROWS_WITH(pare::mcu::compile(int8), Catch::Matchers::StartsWith("[pare.mcu.10"));
+    return;
+  }
+  const auto twin = pare::mcu::compile(int8)(inputs);
+  CHECK(pare::sqnr_db(int8(inputs), twin) > 35.0);
+  CHECK(torch::equal(twin, numbers_as_c(int8, inputs)));
+}
+
+}  // namespace
+
+TEST_CASE("pools, means and sums become what they are, or are refused", "[mcu]") {
+  torch::manual_seed(11);
+  const torch::NoGradGuard no_grad;
+  using torch::Tensor;
+  const std::vector<std::int64_t> line{4, 5}, square{4, 5, 5};
+  check_operation("mean of positions", line, true, [](const Tensor& x) { return x.mean(2); });
+  check_operation("mean from behind", square, true, [](const Tensor& x) { return x.mean({-1, -2}); });
+  check_operation("adaptive", square, true, [](const Tensor& x) { return torch::adaptive_avg_pool2d(x, {1, 1}); });
+  check_operation("avg_pool1d", line, true, [](const Tensor& x) { return torch::avg_pool1d(x, 3); });
+  check_operation("avg_pool1d, padded", line, true, [](const Tensor& x) { return torch::avg_pool1d(x, 3, 1, 1); });
+  check_operation("max_pool1d", line, true, [](const Tensor& x) { return torch::max_pool1d(x, 3, 2, 1); });
+  check_operation("padded line", line, true, [](const Tensor& x) { return torch::avg_pool1d(x, 2); });
+  check_operation("mean of channels", line, false, [](const Tensor& x) { return x.mean(1); });
+  check_operation("mean of channels and height", square, false, [](const Tensor& x) { return x.mean({1, 2}); });
+  check_operation("mean of channels and width", square, false, [](const Tensor& x) { return x.mean({1, 3}); });
+  check_operation("mean of height", square, false, [](const Tensor& x) { return x.mean(2); });
+  check_operation("pool without a batch", line, false, [](const Tensor& x) { return torch::avg_pool2d(x, 3); });
+  check_operation("max pool without a batch", line, false, [](const Tensor& x) { return torch::max_pool2d(x, 3); });
+  check_operation("broadcast sum", {4, 4, 4}, false,
+                  [](const Tensor& x) { return torch::avg_pool2d(x, 4) + torch::max_pool2d(x, 2).narrow(1, 0, 1); });
+}
+
+TEST_CASE("padded channels are refused", "[mcu]") {
+  torch::manual_seed(12);
+  const torch::NoGradGuard no_grad;
+  struct PadsImpl : nn::Module {
+    PadsImpl() { register_module("conv", conv), register_module("fc", fc), eval(); }
+    torch::Tensor forward(const torch::Tensor& x) {
+      return fc(torch::relu(conv(torch::constant_pad_nd(x, {0, 0, 1, 1}))).flatten(1));
+    }
+    nn::Conv1d conv{nn::Conv1dOptions(5, 4, 3)};
+    nn::Linear fc{24, 3};
+  };
+  nn::ModuleHolder<PadsImpl> net(std::make_shared<PadsImpl>());
+  const auto x = torch::randn({4, 3, 8});
+  const auto int8 = pare::apply(pare::Quantizer{}, pare::capture(net, x), {.calibration = pare::Batches{x}}).model;
+  CHECK(raises("pare.mcu.101", [&] { static_cast<void>(pare::mcu::compile(int8)); }));
+}
+
+TEST_CASE("scores may get another shape behind the last layer", "[mcu]") {
+  torch::manual_seed(13);
+  const torch::NoGradGuard no_grad;
+  struct ShapedImpl : nn::Module {
+    ShapedImpl() { register_module("fc", fc), eval(); }
+    torch::Tensor forward(const torch::Tensor& x) {
+      return torch::softmax(fc(x).unsqueeze(1).view({-1, 2, 3}), 2).flatten(1);
+    }
+    nn::Linear fc{8, 6};
+  };
+  nn::ModuleHolder<ShapedImpl> net(std::make_shared<ShapedImpl>());
+  const auto x = torch::randn({16, 8});
+  const auto int8 = pare::apply(pare::Quantizer{}, pare::capture(net, x), {.calibration = pare::Batches{x}}).model;
+  const auto twin = pare::mcu::compile(int8)(x);
+  CHECK(torch::equal(twin, torch::softmax(numbers_as_c(int8, x).view({-1, 2, 3}), 2).flatten(1)));
+  CHECK(pare::sqnr_db(int8(x), twin) > 50.0);
 }
 
 TEST_CASE("the twin refuses what the program cannot be or take", "[mcu]") {

@@ -215,6 +215,13 @@ TEST_CASE("a climb goes on from its checkpoint, and refuses what is not its own"
   REQUIRE_FALSE(whole.empty());
   const auto resume = [&] { (void)pare::optimize(board.model, options); };
 
+  SECTION("another way to compile or to time") {
+    options.compile.node_precision["0"] = at::kBFloat16;
+    CHECK(raises("pare.pipeline.107", resume));
+    options.compile.node_precision.clear();
+    options.example = {board.unseen.narrow(0, 0, 3)};
+    CHECK(raises("pare.pipeline.107", resume));
+  }
   SECTION("another model, seed or budget") {
     auto other = board.model;
     other.set_weight("4.bias", torch::zeros({2}));

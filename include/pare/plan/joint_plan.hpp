@@ -34,8 +34,8 @@ struct JointPlanOptions {
 
 /// What a search found.
 struct JointPlanResult {
-  Plan plan;                      ///< the best that keeps the limits; where none does, the smallest there is
-  std::string shortfall;          ///< the limit that cannot be kept; empty otherwise
+  Plan plan;                      ///< the best that keeps the limits; where none does, the nearest
+  std::string shortfall;          ///< the limits that cannot be kept; empty otherwise
   std::vector<PlanPoint> points;  ///< all that was realized and evaluated: uniform baselines first
   double evaluations =
       0;  ///< what the search took, `realize` included, in runs of the model over the batches (wall time)

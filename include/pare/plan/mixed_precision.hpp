@@ -8,6 +8,7 @@
 
 #include "pare/analysis/sensitivity.hpp"
 #include "pare/plan/plan_latency.hpp"
+#include "pare/plan/plan_point.hpp"
 #include "pare/plan/planner.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -37,21 +38,10 @@ struct MixedPrecisionOptions {
   std::function<bool()> cancelled = {};
 };
 
-/// A plan, evaluated.
-struct PlanPoint {
-  std::string name;  ///< `uniform int4`, `planned`, `refined 1`, `front 2`
-  Plan plan;
-  double predicted = 0;     ///< loss, by the additive model
-  double loss = 0;          ///< measured with all layers together
-  std::uint64_t bytes = 0;  ///< stored (`WeightStorage`)
-  double latency_ms = 0;    ///< predicted (`PlanLatency`), of a joint plan measured; 0 without anything to find it with
-  double macs = 0;          ///< of one sample, of a joint plan (`joint_plan`)
-};
-
 /// What a search found.
 struct MixedPrecisionResult {
-  Plan plan;                      ///< the best that keeps the limits; where none does, the smallest there is
-  std::string shortfall;          ///< the limit that cannot be kept; empty otherwise
+  Plan plan;                      ///< the best that keeps the limits; where none does, the nearest
+  std::string shortfall;          ///< the limits that cannot be kept; empty otherwise
   std::vector<PlanPoint> points;  ///< all that was evaluated: uniform baselines first
   std::optional<Sensitivity> sensitivity;
   double evaluations = 0;  ///< what the search took, in runs of the model over the batches (wall time)
