@@ -107,6 +107,8 @@ void automatic(Recipe& recipe, const RecipeOptions& options) {
   recipe.shortfall = found.report.shortfall;
   if (found.report.drop)
     recipe.notes.push_back(fmt::format("{}: drop {}", judged_by(options), found.report.drop->text()));
+  if (!options.validation.empty() && options.validation_labels.defined())
+    recipe.notes.emplace_back("samples that the network was trained on make drops look smaller than they are");
   if (!found.report.within_budget()) recipe.notes.push_back("short of the budget: " + found.report.shortfall);
   for (const auto& candidate : found.candidates) {
     Measured point{candidate.name,

@@ -34,8 +34,9 @@ namespace mcu {
 /// and linear layers, with the target's SIMD instructions; rounding stays ours, and so the integers are the same.
 ///
 /// Covers convolutions (grouped, depthwise, padded), linear layers, sums of two
-/// values, ReLU and other clamps, max and average pooling, concatenation of
-/// channels, and ops that only rename dimensions.
+/// values of one shape, ReLU and other clamps, max and average pooling in one and
+/// two dimensions, means over all positions, concatenation of channels, and ops
+/// that only rename dimensions.
 ///
 /// @return what the program needs
 /// @throws Error `pare.mcu.101` an operator, or a use of one, beyond these:
