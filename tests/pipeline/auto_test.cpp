@@ -130,7 +130,7 @@ TEST_CASE("auto leaves layers float rather than break the budget", "[auto]") {
   options.scores = [&](const pare::Predictor& predict) {
     const torch::NoGradGuard no_grad;
     const auto expected = fixture.model(fixture.unseen[0]);
-    return predict({fixture.unseen[0]})[0].sub(expected).abs().amax(1).lt(1e-3).to(torch::kDouble);
+    return predict({fixture.unseen[0]})[0].sub(expected).abs().amax(1).lt(1e-5).to(torch::kDouble);
   };
   const auto found = pare::optimize(fixture.model, options);
   CHECK(found.report.within_budget());
