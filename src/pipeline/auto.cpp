@@ -54,8 +54,10 @@ class Climb {
   }
 
  private:
-  // int8 loses too much: the layers that cost most are not rounded, as few as it takes; or all learn to bear it.
+  // int8 loses too much: its rounding is learned; or the layers that cost most are not rounded, as few as it takes; or
+  // all learn to bear it.
   Built* rescue() {
+    if (auto& learned = bench_.measure(ladder_.learned_int8()); bench_.keeps_drop(learned)) return &learned;
     const auto order = costliest();
     const auto unrounded = processor().multiplies_bf16() ? 16_bits : 32_bits;
     std::size_t before = 0;
@@ -143,10 +145,17 @@ class Climb {
     return found;
   }
 
-  Built& planned(const Plan& plan) {
-    auto& built = bench_.measure(ladder_.planned(plan));
+  Built& planned(const Plan& plan, Rounding rounding = Rounding::Compensated) {
+    auto& built = bench_.measure(ladder_.planned(plan, rounding));
     built.candidate.plan = plan;
     return built;
+  }
+
+  // A plan whose drop is kept, with learned rounding only if it takes that; nothing where it is not.
+  Built* within_drop(const Plan& plan) {
+    for (const auto rounding : {Rounding::Compensated, Rounding::Learned})
+      if (auto& built = planned(plan, rounding); bench_.keeps_drop(built)) return &built;
+    return nullptr;
   }
 
   Built* shrink() {
@@ -160,9 +169,8 @@ class Climb {
     }
     const auto found = plan({.bytes = limit}, 0);
     planned_ = true;
-    auto& built = planned(found.plan);
-    if (bench_.keeps_drop(built)) return &built;
-    lossy_ = built.candidate.stored;
+    if (auto* built = within_drop(found.plan)) return built;
+    lossy_ = bench_.built().back().candidate.stored;
     return int8_;
   }
 
@@ -236,7 +244,7 @@ class Climb {
     std::ranges::sort(points, {}, &PlanPoint::bytes);
     for (auto first = points.begin(), last = points.end(); first != last;) {
       const auto middle = first + (last - first) / 2;
-      if (bench_.keeps_drop(planned(middle->plan)))
+      if (within_drop(middle->plan) != nullptr)
         last = middle;
       else
         first = middle + 1;

@@ -22,6 +22,14 @@ LadderRecipe Ladder::bf16() const {
 
 LadderRecipe Ladder::int8() const { return int8_but("int8", {}); }
 
+LadderRecipe Ladder::learned_int8() const {
+  return {"int8, learned rounding",
+          [model = model_](const ContextOptions& context) {
+            return apply(Quantizer{.rounding = Rounding::Learned}, model, context);
+          },
+          compile_};
+}
+
 LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers) const {
   return {std::move(name),
           [model = model_, layers = std::move(layers)](const ContextOptions& context) {
@@ -30,17 +38,19 @@ LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers)
           compile_};
 }
 
-LadderRecipe Ladder::planned(const Plan& plan) const {
+LadderRecipe Ladder::planned(const Plan& plan, Rounding rounding) const {
   const auto halves = plan.bf16_layers(), unrounded = plan.float_layers();
-  LadderRecipe recipe{unrounded.empty() ? fmt::format("int4/int8 at {:.2f} bits", plan.average_bits())
-                                        : fmt::format("int8, {} of {} layers {}", unrounded.size(), plan.layers.size(),
-                                                      halves.empty() ? "float32" : "bf16"),
-                      [model = model_, plan](const ContextOptions& context) {
-                        return apply(
-                            Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights()}, model,
-                            context);
-                      },
-                      compile_};
+  LadderRecipe recipe{
+      unrounded.empty() ? fmt::format("int4/int8 at {:.2f} bits", plan.average_bits())
+                        : fmt::format("int8, {} of {} layers {}", unrounded.size(), plan.layers.size(),
+                                      halves.empty() ? "float32" : "bf16"),
+      [model = model_, plan, rounding](const ContextOptions& context) {
+        return apply(
+            Quantizer{.keep_float = plan.float_layers(), .layer_weights = plan.layer_weights(), .rounding = rounding},
+            model, context);
+      },
+      compile_};
+  if (rounding == Rounding::Learned) recipe.name += ", learned rounding";
   for (const auto& name : halves) recipe.compile.node_precision[name] = c10::ScalarType::BFloat16;
   return recipe;
 }

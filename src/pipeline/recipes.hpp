@@ -7,6 +7,7 @@
 #include "pare/execute/compile_options.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/plan/plan.hpp"
+#include "pare/quantize/quantization_settings.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -26,10 +27,12 @@ class Ladder {
   [[nodiscard]] LadderRecipe float32() const;
   [[nodiscard]] LadderRecipe bf16() const;
   [[nodiscard]] LadderRecipe int8() const;
+  /// With learned rounding (`Rounding::Learned`): slower to make, the same to run.
+  [[nodiscard]] LadderRecipe learned_int8() const;
   /// These layers stay float.
   [[nodiscard]] LadderRecipe int8_but(std::string name, std::vector<std::string> layers) const;
   /// The bits of a plan: 2 to 8, 16 in bf16, 32 float.
-  [[nodiscard]] LadderRecipe planned(const Plan& plan) const;
+  [[nodiscard]] LadderRecipe planned(const Plan& plan, Rounding rounding = Rounding::Compensated) const;
   /// A share of the multiply-accumulates goes first.
   [[nodiscard]] LadderRecipe pruned(double macs) const;
   /// That share of them gone, still float: what `taught` starts from.

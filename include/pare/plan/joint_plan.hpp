@@ -37,8 +37,7 @@ struct JointPlanResult {
   Plan plan;                      ///< the best that keeps the limits; where none does, the nearest
   std::string shortfall;          ///< the limits that cannot be kept; empty otherwise
   std::vector<PlanPoint> points;  ///< all that was realized and evaluated: uniform baselines first
-  double evaluations =
-      0;  ///< what the search took, `realize` included, in runs of the model over the batches (wall time)
+  double evaluations = 0;         ///< what the search took, `realize` included, in runs over the batches (wall time)
   std::size_t chosen_point = 0;
   [[nodiscard]] const PlanPoint& chosen() const { return points.at(chosen_point); }
 };
