@@ -42,8 +42,8 @@ class Climb {
     int8_ = &bench_.measure(ladder_.int8());
     auto* best = int8_;
     if (!bench_.keeps_drop(*int8_)) best = rescue();
-    if (best == int8_ || best == learned_) {
-      if (bench_.too_large(*best)) best = shrink(*best);
+    if (best == int8_) {
+      if (bench_.too_large(*best)) best = shrink();
       if (bench_.too_large(*best) || bench_.too_slow(*best)) best = prune(*best);
     }
     if (options_.training.data && !bench_.short_of(*best).empty()) best = train(*best);
@@ -54,11 +54,8 @@ class Climb {
   }
 
  private:
-  // int8 loses too much: its rounding is learned; or the layers that cost most are not rounded, as few as it takes; or
-  // all learn to bear it.
+  // int8 loses too much: the layers that cost most are not rounded, as few as it takes; or all learn to bear it.
   Built* rescue() {
-    learned_ = &bench_.measure(ladder_.learned_int8());
-    if (bench_.keeps_drop(*learned_)) return learned_;
     const auto order = costliest();
     const auto unrounded = processor().multiplies_bf16() ? 16_bits : 32_bits;
     std::size_t before = 0;
@@ -159,7 +156,7 @@ class Climb {
     return nullptr;
   }
 
-  Built* shrink(Built& start) {
+  Built* shrink() {
     const auto& budget = options_.budget;
     auto limit = budget.stored ? budget.stored->count : budget.bytes->count;
     if (budget.bytes) {
@@ -172,7 +169,7 @@ class Climb {
     planned_ = true;
     if (auto* built = within_drop(found.plan)) return built;
     lossy_ = bench_.built().back().candidate.stored;
-    return &start;
+    return int8_;
   }
 
   Built& pruned(double macs) {
@@ -306,7 +303,7 @@ class Climb {
   const AutoOptions& options_;
   Bench bench_;
   Ladder ladder_;
-  Built *whole_ = nullptr, *int8_ = nullptr, *learned_ = nullptr;
+  Built *whole_ = nullptr, *int8_ = nullptr;
   std::optional<Yardstick> yardstick_;
   std::optional<Sensitivity> sensitivity_;
   double evaluations_ = 0;

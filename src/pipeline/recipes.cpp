@@ -22,14 +22,6 @@ LadderRecipe Ladder::bf16() const {
 
 LadderRecipe Ladder::int8() const { return int8_but("int8", {}); }
 
-LadderRecipe Ladder::learned_int8() const {
-  return {"int8, learned rounding",
-          [model = model_](const ContextOptions& context) {
-            return apply(Quantizer{.rounding = Rounding::Learned}, model, context);
-          },
-          compile_};
-}
-
 LadderRecipe Ladder::int8_but(std::string name, std::vector<std::string> layers) const {
   return {std::move(name),
           [model = model_, layers = std::move(layers)](const ContextOptions& context) {

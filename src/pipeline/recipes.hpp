@@ -27,8 +27,6 @@ class Ladder {
   [[nodiscard]] LadderRecipe float32() const;
   [[nodiscard]] LadderRecipe bf16() const;
   [[nodiscard]] LadderRecipe int8() const;
-  /// With learned rounding (`Rounding::Learned`): slower to make, the same to run.
-  [[nodiscard]] LadderRecipe learned_int8() const;
   /// These layers stay float.
   [[nodiscard]] LadderRecipe int8_but(std::string name, std::vector<std::string> layers) const;
   /// The bits of a plan: 2 to 8, 16 in bf16, 32 float.

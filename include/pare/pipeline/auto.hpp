@@ -82,10 +82,9 @@ struct AutoResult {
 ///                                         .budget = {.max_drop = 0.5_pct}});
 ///
 /// 1. int8: batch norms folded, transformers smoothed, ranges and rounding from calibration (`Quantizer`).
-/// 2. Where that loses too much: int8 with learned rounding (`LearnedRounding`); then the layers whose rounding costs
-/// the
-///    answers most (`Sensitivity`) are computed in bf16 (float32 where the processor has no instructions for it), an
-///    eighth, a quarter, then half of them; then all in bf16; float32 is left in the end.
+/// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16
+///    (float32 where the processor has no instructions for it), an eighth, a quarter, then half of them; then all in
+///    bf16; float32 is left in the end.
 /// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`), with
 /// learned
 ///    rounding where that loses too much.
