@@ -219,12 +219,13 @@ std::map<std::string, std::string> metadata_of(const std::string& model, const R
   return metadata;
 }
 
+// An ONNX file is made of numbers, and the figures are to be of what it holds.
+bool maps(const JobOptions& options) { return options.map && options.exports.onnx.empty(); }
+
 Recipe loaded(const JobOptions& options) {
   Recipe recipe;
-  // An ONNX file is made of numbers, and the figures are to be of what it holds.
-  const bool map = options.map && options.exports.onnx.empty();
-  if (options.map && !map) recipe.notes.emplace_back("--export: the file was read, not mapped");
-  recipe.model = map ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
+  if (options.map && !maps(options)) recipe.notes.emplace_back("--export: the file was read, not mapped");
+  recipe.model = maps(options) ? pare::map_checkpoint(options.load) : pare::load_checkpoint(options.load);
   recipe.compile = {.threads = options.threads};
   const auto metadata = pare::SafeTensors::map(options.load).metadata();
   const auto read = [&](const char* key) {
@@ -299,7 +300,7 @@ JobResult run(const JobOptions& options) {
   result.shortfall = recipe.shortfall;
   result.notes.insert(result.notes.end(), recipe.notes.begin(), recipe.notes.end());
   // A mapped file's integers are to be run; what counts or writes weights wants numbers.
-  const auto numbers = options.map && options.exports.onnx.empty() ? pare::load_checkpoint(options.load) : recipe.model;
+  const auto numbers = maps(options) ? pare::load_checkpoint(options.load) : recipe.model;
   result.after.params = nonzero_parameters(numbers);
   result.before.macs = pare::Cost(model).macs();
   result.after.macs = pare::Cost(recipe.model).macs();

@@ -60,7 +60,7 @@ class FixedPointExecutor final : public Executor {
   explicit FixedPointExecutor(const Model& model) : graph_(model.graph()), program_(Lowering(model).run()) {
     for (const auto& step : program_.steps) tables_.push_back(tables_of(step));
     const auto output = graph_.outputs()[0];
-    for (const auto* node = graph_.producer(output); node != nullptr && is_tail(*node);
+    for (const auto* node = graph_.producer(output); node != nullptr && follows_scores(*node);
          node = graph_.producer(node->input(0)))
       tail_.insert(tail_.begin(), node->id);
   }
@@ -204,8 +204,6 @@ class FixedPointExecutor final : public Executor {
         .to(at::kDouble)
         .contiguous();
   }
-
-  static bool is_tail(const Node& node) { return only_renames(node) || family_of(node.op) == OpFamily::Softmax; }
 
   // Scores as the Model gives them: in its shape, behind its last softmax if it has one.
   [[nodiscard]] at::Tensor result(const at::Tensor& scores, const std::vector<std::int64_t>& dims) const {

@@ -92,7 +92,7 @@ bool Lowering::ends_model(ValueId value) const {
   if (uses.size() != 1) return false;
   if (uses[0].node == kNoNode) return true;
   const auto& user = graph_.node(uses[0].node);
-  return (only_renames(user) || family_of(user.op) == OpFamily::Softmax) && ends_model(user.output());
+  return follows_scores(user) && ends_model(user.output());
 }
 
 // The fake-quantize that alone reads a value, or null where the value is the
@@ -114,12 +114,19 @@ QParams Lowering::qparams_of(const Node& node) const {
   return {*scale, *zero_point, *low, *high};
 }
 
+namespace {
+
+// Whether an op only gives its input other dimensions.
 bool only_renames(const Node& node) {
   constexpr std::array<std::string_view, 11> kRenaming{
       "aten::view",       "aten::reshape", "aten::flatten", "aten::squeeze", "aten::unsqueeze", "aten::unflatten",
       "aten::contiguous", "aten::alias",   "aten::detach",  "aten::dropout", "aten::clone"};
   return std::ranges::find(kRenaming, node.op.base()) != kRenaming.end();
 }
+
+}  // namespace
+
+bool follows_scores(const Node& node) { return only_renames(node) || family_of(node.op) == OpFamily::Softmax; }
 
 void Lowering::lower_node(const Node& node) {
   const auto base = node.op.base();

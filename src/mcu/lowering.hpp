@@ -78,8 +78,8 @@ template <class... Args>
        node.module, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Whether an op only gives its input other dimensions.
-bool only_renames(const Node& node);
+/// Whether an op may stand behind the scores: it gives them other dimensions, or is a softmax.
+bool follows_scores(const Node& node);
 
 /// An argument for height and width; one number stands for both.
 std::vector<std::int64_t> spread(const Node& node, std::string_view argument, std::int64_t otherwise);

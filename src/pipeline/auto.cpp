@@ -168,7 +168,7 @@ class Climb {
     const auto found = plan({.bytes = limit}, 0);
     planned_ = true;
     if (auto* built = within_drop(found.plan)) return built;
-    lossy_ = bench_.built().back().candidate.stored;
+    lossy_ = found.chosen().bytes;
     return int8_;
   }
 

@@ -11,7 +11,6 @@
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
 #include "pare/capture/capture.hpp"
-#include "pare/checkpoint/safetensors.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/mcu/write_c.hpp"
 #include "pare/numerics/fake_quantize.hpp"
@@ -20,7 +19,6 @@
 #include "tests/mcu/c_program.hpp"
 #include "tests/mcu/quantized.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/pare_data.hpp"
 #include "tests/support/raises.hpp"
 
 namespace {
@@ -111,16 +109,9 @@ TEST_CASE("the twin knows every kernel, in odd shapes", "[mcu]") {
 }
 
 TEST_CASE("the twin of ResNet-8 gives the C program's scores of 461 pictures", "[mcu]") {
-  const auto weights = pare_data("mlperf_tiny_resnet8/resnet8_cifar10.safetensors");
-  const auto test = pare_data("cifar10/test_lossless_461.bin");
-  const auto train = pare_data("cifar10/train_lossless_3805.bin");
-  if (!weights || !test || !train) return;
-  const torch::NoGradGuard no_grad;
-  auto bundle = models::make("resnet8");
-  pare::load_weights(*bundle.module, pare::SafeTensors(*weights), bundle.load);
-  const auto set = data::load(*test, bundle.input, {});
-  const auto calibration = data::load(*train, bundle.input, {.limit = 256}).batches(16);
-  const auto model = quantized(bundle, {calibration.begin(), calibration.end()});
+  const auto trained = trained_resnet8();
+  if (!trained) return;
+  const auto& [bundle, set, model] = *trained;
   const auto twin = pare::mcu::compile(model)(set.inputs[0]);
   CHECK(torch::equal(twin, numbers_as_c(model, set.inputs[0])));
   const auto packed = pare::compile(model, {.tune = false})(set.inputs[0]);

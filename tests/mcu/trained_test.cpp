@@ -3,12 +3,10 @@
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
-#include "pare/capture/capture.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/mcu/write_c.hpp"
-#include "pare/pass/apply.hpp"
-#include "pare/quantize/quantizer.hpp"
 #include "tests/mcu/c_program.hpp"
+#include "tests/mcu/quantized.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pare_data.hpp"
 #include "tests/support/scratch_folder.hpp"
@@ -41,11 +39,8 @@ void check_trained(const std::string& name, const std::string& train_file, const
   const auto set = data::load(train_file, bundle.input, {}), test = data::load(test_file, bundle.input, {});
   train(bundle, set, epochs);
   const torch::NoGradGuard no_grad;
-  const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
   const auto calibration = set.batches(64);
-  const auto int8 = pare::apply(pare::Quantizer{}, model,
-                                {.calibration = std::vector<pare::Batch>(calibration.begin(), calibration.begin() + 8)})
-                        .model;
+  const auto int8 = quantized(bundle, {calibration.begin(), calibration.begin() + 8});
   const auto reference = data::top1_percent(bundle.forward(test.inputs).at(0), test.labels);
   const auto packed = pare::compile(int8, {.tune = false})(test.inputs[0]);
   const auto packed_percent = data::top1_percent(packed, test.labels);

@@ -9,14 +9,12 @@
 #include "examples/data/dataset.hpp"
 #include "examples/models/registry.hpp"
 #include "pare/capture/capture.hpp"
-#include "pare/checkpoint/safetensors.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "tests/mcu/c_program.hpp"
 #include "tests/mcu/quantized.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/pare_data.hpp"
 #include "tests/support/raises.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -158,15 +156,9 @@ TEST_CASE("networks with random weights, on the host", "[mcu]") {
 }
 
 TEST_CASE("ResNet-8 keeps its accuracy on CIFAR-10 as C", "[mcu]") {
-  const auto weights = pare_data("mlperf_tiny_resnet8/resnet8_cifar10.safetensors");
-  const auto test = pare_data("cifar10/test_lossless_461.bin");
-  const auto train = pare_data("cifar10/train_lossless_3805.bin");
-  if (!weights || !test || !train) return;
-  auto bundle = models::make("resnet8");
-  pare::load_weights(*bundle.module, pare::SafeTensors(*weights), bundle.load);
-  const auto set = data::load(*test, bundle.input, {});
-  const auto calibration = data::load(*train, bundle.input, {.limit = 256}).batches(16);
-  const auto model = quantized(bundle, {calibration.begin(), calibration.end()});
+  const auto trained = trained_resnet8();
+  if (!trained) return;
+  const auto& [bundle, set, model] = *trained;
   const torch::NoGradGuard no_grad;
   const auto reference = data::top1_percent(bundle.forward({set.inputs[0]}).at(0), set.labels);
   const auto outcome = check_program("resnet8", model, set.inputs[0], 0.0);

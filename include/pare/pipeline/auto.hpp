@@ -85,9 +85,8 @@ struct AutoResult {
 /// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16
 ///    (float32 where the processor has no instructions for it), an eighth, a quarter, then half of them; then all in
 ///    bf16; float32 is left in the end.
-/// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`), with
-/// learned
-///    rounding where that loses too much.
+/// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`);
+///    with learned rounding where that loses too much.
 /// 4. Where that is not small enough, or int8 not fast enough (`latency_ms`): channels are pruned, then int8.
 /// 5. Where that loses too much and there is `training` data: of the networks that are small and fast enough, the one
 ///    pruned least is taught by the captured model, then int8; where int8 still loses too much, trained quantized.
