@@ -90,10 +90,19 @@ const std::map<std::string, Step>& steps() {
       {"float", [](Recipe&, const RecipeOptions&) {}},
       {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
       {"int8", [](Recipe& recipe, const RecipeOptions& options) { apply_pass(recipe, options, pare::Quantizer{}); }},
+      // The same integers in every runtime.
+      {"int8-exact",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options, pare::Quantizer{.exact_scales = true});
+       }},
       // For ONNX Runtime, whose convolutions are integer only where their own result is.
       {"int8-onnxruntime",
        [](Recipe& recipe, const RecipeOptions& options) {
          apply_pass(recipe, options, pare::Quantizer{.target = &pare::onnxruntime_target()});
+       }},
+      {"int8-onnxruntime-exact",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         apply_pass(recipe, options, pare::Quantizer{.exact_scales = true, .target = &pare::onnxruntime_target()});
        }},
       {"w4a8",
        [](Recipe& recipe, const RecipeOptions& options) {

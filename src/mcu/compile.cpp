@@ -199,10 +199,14 @@ class FixedPointExecutor final : public Executor {
     if (step.kind == StepKind::MaxPool)
       return at::max_pool2d(reached(read(step.inputs[0]), step), {step.kernel_height, step.kernel_width},
                             {step.stride_height, step.stride_width});
-    return at::bitwise_right_shift(totals(step, tables, read), step.shift)
-        .clamp(step.low, step.high)
-        .to(at::kDouble)
-        .contiguous();
+    return rounded(totals(step, tables, read), step.shift).clamp(step.low, step.high).to(at::kDouble).contiguous();
+  }
+
+  // Totals have a half added: one without anything behind the point was a tie, which goes to the even integer.
+  static at::Tensor rounded(const at::Tensor& totals, int shift) {
+    const auto integers = at::bitwise_right_shift(totals, shift);
+    const auto tie = totals.bitwise_and((std::int64_t{1} << shift) - 1).eq(0);
+    return integers - integers.bitwise_and(1) * tie;
   }
 
   // Scores as the Model gives them: in its shape, behind its last softmax if it has one.

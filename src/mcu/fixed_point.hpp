@@ -18,8 +18,8 @@ struct FixedPoint {
   bool fits = false;  ///< no sum can leave 64 bits
 };
 
-/// What a kernel computes in real numbers: `sum * factor[c] + offset[c] +
-/// residual * r`, rounded to nearest.
+/// What a kernel computes in real numbers: `sum * factor[c] + offset[c] + residual * r`, rounded to nearest, halves to
+/// even.
 struct RealScale {
   std::vector<double> factors;
   std::vector<double> offsets;        ///< in units of the output

@@ -10,8 +10,10 @@ constexpr std::string_view kPreamble =
     R"(/* Rounds towards minus infinity; shifts of negative numbers are not defined in C99. */
 static int64_t shift_down(int64_t value, int shift) { return value >= 0 ? value >> shift : -((-value - 1) >> shift) - 1; }
 
+/* `value` has a half added: where nothing is left behind the point it was a tie, which goes to the even integer. */
 static uint8_t clamped(int64_t value, int shift, int low, int high) {
-  const int64_t scaled = shift_down(value, shift);
+  int64_t scaled = shift_down(value, shift);
+  if (((uint64_t)value & (((uint64_t)1 << shift) - 1)) == 0) scaled -= scaled & 1;
   return (uint8_t)(scaled < low ? low : scaled > high ? high : scaled);
 }
 )";

@@ -9,6 +9,7 @@
 #include "learn_rounding.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
+#include "pare/numerics/exact_scales.hpp"
 #include "range_choice.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -35,7 +36,11 @@ struct LinearReaders {
 class Sweep {
  public:
   Sweep(const Model& model, const Sites& sites, const QuantizationSettings& settings)
-      : model_(model), graph_(model.graph()), sites_(sites), observers_(sites.sites.size(), settings.observer) {
+      : model_(model),
+        graph_(model.graph()),
+        sites_(sites),
+        exact_(settings.exact_scales),
+        observers_(sites.sites.size(), settings.observer) {
     find_linear_readers(settings);
     result_.forms.resize(sites.layers.size());
     result_.moments.resize(sites.layers.size());
@@ -108,13 +113,17 @@ class Sweep {
     return choose_range(rows, matrix, at::matmul(rows, matrix.t()), observed, readers->second.extrema, site.grid).range;
   }
 
+  [[nodiscard]] QParams chosen(Range range, const IntegerGrid& grid) const {
+    return exact_ ? choose_exact_qparams(range, grid) : choose_qparams(range, grid);
+  }
+
   Calibration finish() {
     for (std::size_t i = 0; i < observers_.size(); ++i) {
       const auto& site = sites_.sites[i];
       if (observers_[i].empty())
         fail("pare.quantize.102", name_of_value(graph_, site.values.front()),
              "calibration never showed a value here; give at least one non-empty batch");
-      result_.sites.push_back(choose_qparams(range(i), site.grid));
+      result_.sites.push_back(chosen(range(i), site.grid));
     }
     for (const auto& [value, layers] : readers_)
       for (const auto layer : layers)
@@ -126,6 +135,7 @@ class Sweep {
   const Model& model_;
   const Graph& graph_;
   const Sites& sites_;
+  bool exact_;
   std::vector<AnyObserver> observers_;
   std::unordered_map<std::size_t, LinearReaders> linear_;              // ValueId -> its readers
   std::unordered_map<std::size_t, std::vector<std::size_t>> readers_;  // ValueId -> layers

@@ -113,6 +113,8 @@ void validate_quantization(const QuantizationSettings& settings) {
   if (const auto* group = std::get_if<PerGroup>(&settings.granularity); group && group->size < 1)
     fail("pare.quantize.103", "", "a group of {} weights", group->size);
   if (settings.max_features < 1) fail("pare.quantize.103", "", "max_features is {}", settings.max_features);
+  if (settings.exact_scales && settings.rounding == Rounding::Learned)
+    fail("pare.quantize.103", "", "exact scales with learned rounding, which moves scales; take compensated rounding");
   const auto& solver = settings.learned.solver;
   if (settings.learned.samples < 1 || solver.candidates < 1 || solver.turns < 0 || solver.sweeps < 0 ||
       solver.block < 1 || !(solver.smallest > 0.0 && solver.smallest <= 1.0) || !(solver.damping >= 0.0))
@@ -161,7 +163,7 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   // Beside numbers a bias is a number; where results are integers, it is one of them.
   const bool integers_only =
       std::ranges::any_of(target.families, [](const auto& family) { return !family.float_output; });
-  if (settings.round_biases && integers_only) round_biases(model, context.rewriter());
+  if ((settings.round_biases && integers_only) || settings.exact_scales) round_biases(model, context.rewriter());
   report(context, sites, calibration, texts);
   report_others(model.graph(), context, sites);
   context.rewriter().eliminate_dead();

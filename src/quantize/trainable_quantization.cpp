@@ -40,6 +40,8 @@ void apply_to(Model& model, const Pass& pass, const Batches& calibration) {
 
 void validate_qat(const QatOptions& options, const QuantizationSettings& settings) {
   validate_quantization(settings);
+  if (settings.exact_scales)
+    fail("pare.quantize.110", "exact_scales", "training moves scales, so that they do not stay exact");
   if (options.weights != RangeTraining::Observed && options.weights != RangeTraining::LearnedStep)
     fail("pare.quantize.110", "weights", "ranges of weights are observed, or their step is learned");
   if (!(options.momentum > 0.0 && options.momentum <= 1.0))

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
 #include "pare/numerics/compensated_rounding.hpp"
+#include "pare/numerics/exact_scales.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -107,6 +109,7 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, const Way&
   const auto channels = channels_first(original, axis).to(at::kFloat);
   auto scales = choose(channels, settings_, grid(), way.per_tensor, path);
   if (way.smallest.defined() && scales.per_channel == 1) raise(scales, way.smallest, channels);
+  if (settings_.exact_scales) scales.rows.scale = exact_scales(scales.rows.scale);
   const bool compensate = way.form && way.moments && !way.moments->empty() && settings_.rounding != Rounding::Nearest;
   const auto rounded = compensate ? compensated(channels, scales, grid(), *way.form, way.moments->second_moment(true))
                                   : nearest(channels, scales, grid());
@@ -197,10 +200,11 @@ std::string WeightQuantizer::recurrent(const Layer& layer) {
 
 // Where a bias is far larger than the weights beside it, scales that let it fit into 32 bits, with a bit to spare.
 at::Tensor WeightQuantizer::smallest_scale(const Layer& layer, double input_scale) const {
-  constexpr double kLargest = 1 << 30;
+  // Exact scales want integers that float32 holds along with a scale's bits.
+  const double largest = settings_.exact_scales ? std::exp2(24 - kExactScaleBits) : std::exp2(30);
   const auto bias = layer.region.bias;
   if (!model_.graph().is_own_weight(bias) || model_.graph().value(bias).type.rank() != 1) return {};
-  return model_.weight(bias).detach().abs().to(at::kDouble) / (input_scale * kLargest);
+  return model_.weight(bias).detach().abs().to(at::kDouble) / (input_scale * largest);
 }
 
 std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments,

@@ -126,6 +126,27 @@ TEST_CASE("the twin of ResNet-8 gives the C program's scores of 461 pictures", "
   CHECK(flipped * 100 <= set.size());
 }
 
+TEST_CASE("with exact scales the device, this process's kernels and the simulation give the same scores", "[mcu]") {
+  const torch::NoGradGuard no_grad;
+  const auto same = [](const pare::Model& model, const torch::Tensor& inputs) {
+    const auto packed = pare::compile(model, {.tune = false})(inputs);
+    CHECK(torch::equal(model(inputs), packed));
+    CHECK(torch::equal(pare::mcu::compile(model)(inputs), packed));
+    CHECK(torch::equal(numbers_as_c(model, inputs), packed));
+  };
+  for (const auto* name : {"digits_mlp", "lenet", "resnet8"}) {
+    INFO(name << " with random weights");
+    torch::manual_seed(5);
+    auto bundle = models::make(name);
+    models::settle(bundle);
+    same(quantized(bundle, {bundle.example(8)}, {8}, true), bundle.example(64).at(0));
+  }
+  const auto trained = trained_resnet8(true);
+  if (!trained) return;
+  INFO("resnet8, trained");
+  same(trained->int8, trained->set.inputs[0]);
+}
+
 namespace {
 
 /// A network around one operation on `[batch, channels, ...]`: what the program makes of it is what the simulation

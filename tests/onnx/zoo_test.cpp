@@ -4,7 +4,6 @@
 #include "pare/capture/capture.hpp"
 #include "pare/execute/compile.hpp"
 #include "pare/graph/target.hpp"
-#include "pare/numerics/fake_quantize.hpp"
 #include "pare/onnx/save.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantizer.hpp"
@@ -23,34 +22,33 @@ pare::CaptureOptions varying(const models::Bundle& bundle) {
   return options;
 }
 
-/// How far the integer kernels here are from the simulation: what random deep networks make of single quanta.
-double packed_sqnr(const pare::Model& simulated, const std::vector<at::Tensor>& inputs) {
-  return pare::sqnr_db(simulated.run(inputs).at(0), pare::compile(simulated, {.tune = false}).run(inputs).at(0));
-}
-
-/// How scales were found does not matter here.
+/// How ranges were found does not matter here; with exact scales, deep networks of random weights, too, agree.
 pare::Quantizer<pare::WeightMinMax> plain(const pare::TargetDescription& target) {
-  return {.rounding = pare::Rounding::Nearest, .correct_bias = false, .smooth = false, .target = &target};
+  return {.exact_scales = true,
+          .rounding = pare::Rounding::Nearest,
+          .correct_bias = false,
+          .smooth = false,
+          .target = &target};
 }
 
 /// int8 against our own integer kernels, and no layer with weights of an export for ONNX Runtime left in float there.
-/// @param yardstick how far those kernels are from the simulation: deep networks of random weights amplify single
-///                  quanta, and what a difference in the last bit of a float turns is as far away
-void check_int8(const nlohmann::json& row, double yardstick, bool for_onnxruntime) {
-  for (const auto* runtime : {"onnxruntime", "openvino"}) {
-    if (!row.contains(runtime)) continue;
-    INFO(row["model"] << " in " << runtime << " (" << yardstick << " dB): " << row[runtime].dump());
+void check_int8(const nlohmann::json& row) {
+  const auto name = row["model"].get<std::string>();
+  const bool for_onnxruntime = name.find("int8-onnxruntime") != std::string::npos;
+  for (const std::string runtime : {"onnxruntime", "openvino"}) {
+    // OpenVINO leaves out roundings that this file has between a convolution and the sum behind it.
+    if (!row.contains(runtime) || (for_onnxruntime && runtime == "openvino")) continue;
+    INFO(name << " in " << runtime << ": " << row[runtime].dump());
     if (row[runtime].contains("error")) {
       // OpenVINO takes recurrent weights only as plain constants.
-      CHECK(std::string(runtime) == "openvino");
+      CHECK(runtime == "openvino");
       CHECK(row[runtime]["error"].get<std::string>().find("expects Constant") != std::string::npos);
       continue;
     }
-    // Measured: ONNX Runtime within 1.5 dB of the yardstick, OpenVINO within 5.5.
-    const double slack = std::string(runtime) == "onnxruntime" ? 4.0 : 8.0;
-    CHECK(row[runtime]["sqnr_db"].get<double>() >= std::min(30.0, yardstick - slack));
+    CHECK(row[runtime]["sqnr_db"].get<double>() >= 30.0);
+    CHECK(row[runtime]["flips"].get<int>() == 0);
   }
-  INFO(row["model"] << ": " << row["onnxruntime"].dump());
+  INFO(name << ": " << row["onnxruntime"].dump());
   CHECK(row["onnxruntime"]["integer_layers"].get<int>() > 0);
   if (for_onnxruntime) CHECK(row["onnxruntime"]["float_weighted"].get<int>() == 0);
 }
@@ -63,7 +61,6 @@ TEST_CASE("other runtimes compute what every example model computes", "[onnx]") 
   const torch::NoGradGuard no_grad;
   const ScratchFolder folder;
   std::vector<std::string> files;
-  std::map<std::string, double> yardsticks;
   for (const auto& name : models::names()) {
     torch::manual_seed(4);
     auto bundle = models::make(name);
@@ -80,19 +77,16 @@ TEST_CASE("other runtimes compute what every example model computes", "[onnx]") 
     };
     write("float", model, model.run(inputs));
     for (const auto* target : {&pare::onednn_target(), &pare::onnxruntime_target()}) {
-      const auto int8 =
-          pare::apply(pare::RoundBiases{}, pare::apply(plain(*target), model, {.calibration = batches}).model).model;
+      const auto int8 = pare::apply(plain(*target), model, {.calibration = batches}).model;
       write("int8-" + target->name, int8, pare::compile(int8, {.tune = false}).run(inputs));
-      yardsticks[name + ".int8-" + target->name + ".onnx"] = packed_sqnr(int8, inputs);
     }
   }
   const auto rows = run_models(*python, files, folder.path().string());
   REQUIRE(rows.size() == files.size());
   for (const auto& row : rows) {
     const auto name = row["model"].get<std::string>();
-    if (const auto found = yardsticks.find(name); found != yardsticks.end()) {
-      std::cerr << fmt::format("{}: packed {:.1f} dB from the simulation\n", name, found->second);
-      check_int8(row, found->second, name.find("int8-onnxruntime") != std::string::npos);
+    if (name.find(".int8-") != std::string::npos) {
+      check_int8(row);
       continue;
     }
     for (const auto* runtime : {"onnxruntime", "openvino"}) {

@@ -33,6 +33,7 @@ struct QuantizationSettings {
   std::vector<std::pair<std::string, Bits>> layer_activations;
   Granularity granularity;
   bool symmetric_weights;
+  bool exact_scales;
   bool weight_only;
   Rounding rounding;
   LearnedRounding learned;

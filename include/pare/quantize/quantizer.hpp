@@ -49,7 +49,8 @@ struct Quantizer {
   std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
   bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
-  bool weight_only = false;                ///< activations stay float, no calibration needed
+  bool exact_scales = false;  ///< scales with which every runtime gets the same integers (`exact_scales.hpp`)
+  bool weight_only = false;   ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
   LearnedRounding learned = {};               ///< of `Rounding::Learned`
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
@@ -69,9 +70,24 @@ struct Quantizer {
   [[nodiscard]] QuantizationSettings settings() const {
     check_observer<ActivationObserver>();
     check_weight_observer<WeightObserver>();
-    return {AnyObserver(observer), weight_observer, keep_float,        weights,     layer_weights, activations,
-            layer_activations,     granularity,     symmetric_weights, weight_only, rounding,      learned,
-            correct_bias,          smooth,          judge_ranges,      target,      max_features};
+    return {AnyObserver(observer),
+            weight_observer,
+            keep_float,
+            weights,
+            layer_weights,
+            activations,
+            layer_activations,
+            granularity,
+            symmetric_weights,
+            exact_scales,
+            weight_only,
+            rounding,
+            learned,
+            correct_bias,
+            smooth,
+            judge_ranges,
+            target,
+            max_features};
   }
 };
 
