@@ -29,6 +29,16 @@ at::Tensor reordered(const at::Tensor& rows, const Ints& gates) {
   return at::cat(ordered).contiguous();
 }
 
+// OpenVINO's cells take constants alone. It folds what becomes of integers of 32 bits, but keeps a DequantizeLinear of
+// those of 8 apart.
+std::string dequantized(Emitter& out, const IntegerForm& form, const std::string& hint) {
+  if (form.four_bits || form.zero_point.ne(0).any().item<bool>()) return out.dequantize(form, hint);
+  const auto integers = out.cast(out.tensor(form.integers, hint + ".int8"), form.integers.scalar_type(), at::kInt);
+  Attributes attributes;
+  if (form.scale.dim() > 0) attributes.emplace_back("axis", form.axis);
+  return out.call("DequantizeLinear", {integers, out.tensor(form.scale, hint + ".scale")}, std::move(attributes));
+}
+
 // One direction's matrix as [1, rows, columns], integers kept.
 std::string matrix(Emitter& out, const Node& node, ValueId value, const Ints& gates) {
   const auto* held = out.constant(value);
@@ -43,7 +53,7 @@ std::string matrix(Emitter& out, const Node& node, ValueId value, const Ints& ga
     form.scale = reordered(form.scale, gates);
     form.zero_point = reordered(form.zero_point, gates);
   }
-  return out.call("Unsqueeze", {out.dequantize(form, hint), out.integers({0})});
+  return out.call("Unsqueeze", {dequantized(out, form, hint), out.integers({0})});
 }
 
 std::string joined(Emitter& out, const Names& parts) {

@@ -1,4 +1,4 @@
-// With exact scales, kernels, simulation and simulation in float64 give the same numbers, not nearly the same.
+// With exact scales kernels and simulation give the same numbers, not nearly the same.
 #include <torch/torch.h>
 
 #include "pare/capture/capture.hpp"

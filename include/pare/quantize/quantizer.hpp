@@ -16,6 +16,7 @@ PARE_NAMESPACE_BEGIN
 ///     pare::Quantizer{.observer = pare::Percentile{99.9}, .keep_float = {"fc", "stem.*"}}
 ///     pare::Quantizer{.granularity = pare::PerTensor{}, .rounding = pare::Rounding::Nearest}
 ///     pare::Quantizer{.weights = {4}, .rounding = pare::Rounding::Learned}
+///     pare::Quantizer{.exact_scales = true}                                   // every runtime the same integers
 ///     pare::Quantizer{.weight_only = true}                                    // needs no calibration
 ///
 /// Before: a float graph. After: the same graph with `aten::fake_quantize_*` nodes, which `compile()` turns into
@@ -32,9 +33,9 @@ PARE_NAMESPACE_BEGIN
 /// target's results are integers. Memory does not grow with the number of batches.
 ///
 /// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
-/// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range,
-/// `.104` the model is quantized already, `.105` a pattern in `keep_float`, `layer_weights` or
-/// `layer_activations` that fits no layer.
+/// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range
+/// (also exact scales with learned rounding, which moves them), `.104` the model is quantized already, `.105` a pattern
+/// in `keep_float`, `layer_weights` or `layer_activations` that fits no layer.
 template <class WeightObserver = WeightMSE, class ActivationObserver = HistogramMSE>
 struct Quantizer {
   ActivationObserver observer = {};          ///< chooses activation ranges; copied for each value watched
@@ -49,8 +50,8 @@ struct Quantizer {
   std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
   bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
-  bool exact_scales = false;  ///< scales with which every runtime gets the same integers (`exact_scales.hpp`)
-  bool weight_only = false;   ///< activations stay float, no calibration needed
+  bool exact_scales = false;               ///< nothing is rounded but to integers (`exact_scales.hpp`): 1 to 4 dB less
+  bool weight_only = false;                ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
   LearnedRounding learned = {};               ///< of `Rounding::Learned`
   bool correct_bias = true;                   ///< keep the mean of each layer's output over the calibration data
