@@ -73,10 +73,11 @@ Sides sides_of(const Graph& graph) {
   return sides;
 }
 
+// Small, since there are hundreds of thousands.
 struct Entry {
-  std::int64_t unit;
+  std::int32_t unit;
   std::uint32_t axis;
-  std::int64_t position;
+  std::int32_t position;
 };
 
 // Every entry of every weight's axis under the class it belongs to, by class, axis and position: counted into place,
@@ -91,7 +92,8 @@ std::vector<Entry> entries_of(const Tagger& tagger) {
     const auto& axis = tags.axes()[a];
     if (graph.value(axis.source).kind != ValueKind::Weight) continue;
     for (std::int64_t i = 0; i < axis.count; ++i) {
-      met.push_back({tags.find(axis.first + i), static_cast<std::uint32_t>(a), i});
+      met.push_back({static_cast<std::int32_t>(tags.find(axis.first + i)), static_cast<std::uint32_t>(a),
+                     static_cast<std::int32_t>(i)});
       ++place[static_cast<std::size_t>(met.back().unit) + 1];
     }
   }

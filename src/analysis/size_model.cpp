@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <unordered_map>
 
 #include "pare/graph/op_family.hpp"
@@ -30,7 +31,7 @@ Axes joined(Axes a, const Axes& b) {
 
 // What removals leave as it is.
 struct SizeModel::Structure {
-  /// An axis that can shrink.
+  /// Axes that can shrink, by the same units.
   struct Factor {
     bool of_weight = false;
     std::vector<std::size_t> terms;
@@ -96,17 +97,24 @@ class SizeModel::Builder {
       if (found->second != kFixed && of_weight) structure_.factors[found->second].of_weight = true;
       return found->second;
     }
-    auto units = groups_.units_along(value, axis);
-    const auto count = static_cast<std::int64_t>(units.size());
-    if (!std::ranges::is_sorted(units)) std::ranges::sort(units);
-    auto unit = std::ranges::lower_bound(units, 0);
-    const auto position = unit == units.end() ? kFixed : counts_.size();
+    const auto position = factor_of(groups_.units_along(value, axis));
     known_.emplace(key, position);
-    if (position == kFixed) return kFixed;
-    structure_.factors.push_back({of_weight, {}});
-    counts_.push_back(count);
-    while (unit != units.end()) {
-      const auto next = std::find_if(unit, units.end(), [&](auto other) { return other != *unit; });
+    if (position != kFixed && of_weight) structure_.factors[position].of_weight = true;
+    return position;
+  }
+
+  // Axes along which the same units lie (a layer's outputs, its norm, what reads them) shrink together: one factor.
+  std::size_t factor_of(std::vector<std::int64_t> units) {
+    if (!std::ranges::is_sorted(units)) std::ranges::sort(units);
+    if (units.empty() || units.back() < 0) return kFixed;
+    const auto [known, is_new] = by_units_.try_emplace(std::move(units), counts_.size());
+    const auto position = known->second;
+    if (!is_new) return position;
+    const auto& all = known->first;
+    structure_.factors.emplace_back();
+    counts_.push_back(static_cast<std::int64_t>(all.size()));
+    for (auto unit = std::ranges::lower_bound(all, 0); unit != all.end();) {
+      const auto next = std::find_if(unit, all.end(), [&](auto other) { return other != *unit; });
       found_.push_back({*unit, {position, next - unit}});
       unit = next;
     }
@@ -183,7 +191,8 @@ class SizeModel::Builder {
   Structure structure_;
   std::vector<std::int64_t> counts_;
   std::vector<Found> found_;
-  std::unordered_map<std::uint64_t, std::size_t> known_;  // factor of (value, axis)
+  std::unordered_map<std::uint64_t, std::size_t> known_;       // factor of (value, axis)
+  std::map<std::vector<std::int64_t>, std::size_t> by_units_;  // factor of the axes with these units
 };
 
 SizeModel::SizeModel(const Model& model, const ChannelGroups& groups) { Builder(model, groups).build(*this); }

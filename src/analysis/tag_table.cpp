@@ -18,7 +18,9 @@ std::int64_t TagTable::add(ValueId source, std::int64_t dim, std::int64_t count)
 }
 
 std::int64_t TagTable::find(std::int64_t tag) const {
-  auto root = tag;
+  const auto parent = parent_[at_tag(tag)];
+  if (parent == tag || parent_[at_tag(parent)] == parent) return parent;  // nearly always
+  auto root = parent;
   while (parent_[at_tag(root)] != root) root = parent_[at_tag(root)];
   while (parent_[at_tag(tag)] != root) tag = std::exchange(parent_[at_tag(tag)], root);
   return root;

@@ -78,6 +78,7 @@ class Scorer {
 
   [[nodiscard]] at::Tensor aggregated(const ChannelGroup& group) {
     std::vector<at::Tensor> scores;
+    std::vector<std::string_view> scored;  // whose they are
     for (const auto& slice : group.slices) {
       if (!slice.is_parameter) continue;
       SliceView view{slice};
@@ -100,17 +101,20 @@ class Scorer {
       if (!part.defined()) continue;
       if (part.dim() != 1 || part.size(0) != static_cast<std::int64_t>(group.size()))
         fail("pare.prune.103", slice.path, "the criterion scored {} units of {}", part.numel(), group.size());
-      part = part.to(at::kDouble);
-      if (!part.isfinite().all().item<bool>())
-        fail("pare.prune.103", slice.path,
-             "importances are NaN or infinite; check the weights and the calibration batches");
-      scores.push_back(std::move(part));
+      scores.push_back(part.to(at::kDouble));
+      scored.push_back(slice.path);
     }
     if (scores.empty()) {  // nothing the criterion can look at: weights speak for themselves
-      for (const auto& slice : group.slices)
-        if (slice.produces || slice.consumes) scores.push_back(squares_.of_units(model_.weight(slice.path), slice));
+      for (const auto& slice : group.slices) {
+        if (!slice.produces && !slice.consumes) continue;
+        scores.push_back(squares_.of_units(model_.weight(slice.path), slice));
+        scored.push_back(slice.path);
+      }
     }
     const auto all = at::stack(scores);
+    if (!all.isfinite().all().item<bool>())  // of all at once: each by itself is a call for every norm's every weight
+      for (std::size_t i = 0; i < scores.size(); ++i)
+        if (!scores[i].isfinite().all().item<bool>()) not_finite(scored[i]);
     return settings_.aggregation ? settings_.aggregation(all) : all.sum(0);
   }
 
@@ -144,7 +148,7 @@ class Scorer {
       }
     }
     if (!any) return false;
-    if (!fixed.isfinite().all().item<bool>()) not_finite(group);
+    if (!fixed.isfinite().all().item<bool>()) not_finite(group.slices.front().path);
     std::vector<Elimination> layers;
     for (const auto& reading : readings) {
       const auto& inverse = inverse_of(*reading.features);
@@ -164,9 +168,8 @@ class Scorer {
     return features.inverse;
   }
 
-  [[noreturn]] static void not_finite(const ChannelGroup& group) {
-    fail("pare.prune.103", group.slices.front().path,
-         "importances are NaN or infinite; check the weights and the calibration batches");
+  [[noreturn]] static void not_finite(std::string_view path) {
+    fail("pare.prune.103", path, "importances are NaN or infinite; check the weights and the calibration batches");
   }
 
   // The features that go with each unit, one unit after the other.
@@ -194,7 +197,7 @@ class Scorer {
     while (static_cast<std::int64_t>(candidate.order.size()) < units) {
       auto costs = fixed.clone();
       for (const auto& layer : layers) costs += layer.costs();
-      if (costs.isnan().any().item<bool>()) not_finite(group);
+      if (costs.isnan().any().item<bool>()) not_finite(group.slices.front().path);
       for (std::int64_t u = 0; u < units; ++u)
         if (gone[static_cast<std::size_t>(u)]) costs[u] = std::numeric_limits<double>::infinity();
       const auto [sorted, order] = costs.sort(/*stable=*/true, 0, /*descending=*/false);
