@@ -172,6 +172,7 @@ class Builder {
                               sides_.scales.contains(key),
                               1,
                               {}});
+      group.slices.back().indices.reserve(static_cast<std::size_t>(axis.count));
     }
     groups_.push_back(std::move(group));
   }

@@ -180,7 +180,7 @@ void Tagger::settle() {
   for (std::size_t i = 0; i < values_.size(); ++i) {
     const ValueId id{static_cast<std::uint32_t>(i)};
     for (auto& layer : values_[i].layers) {
-      layer = canonical(layer, tags_);
+      if (changed) layer = canonical(layer, tags_);  // otherwise the last round united nothing
       if (!varying_axes(layer).empty() || layer.numel() == 0) continue;
       const auto* producer = model_.graph().producer(id);
       freeze(layer,

@@ -85,6 +85,7 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   model.eval();
 
   const auto original = model;
+  auto squares = need == Need::Squares ? WeightSquares(original) : WeightSquares();
   const ChannelGroups groups(original);
   const auto kept = kept_weights(original, settings.keep);
   for (const auto& [name, ratio] : settings.group_ratios)
@@ -112,8 +113,8 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   const auto* batches = calibrated ? &context.calibration() : nullptr;
   Batch inputs;
   if (batches && !batches->empty()) inputs = *batches->begin();
-  Chooser chooser(original, groups, score(original, open, batches, context.seed(), settings), std::move(inputs),
-                  trial ? &*trial : nullptr);
+  Chooser chooser(original, groups, score(original, open, batches, context.seed(), settings, std::move(squares)),
+                  std::move(inputs), trial ? &*trial : nullptr);
   const auto pruning = settings.latency && settings.group_ratios.empty() ? meet_latency(original, chooser, settings)
                                                                          : chooser.choose(settings);
   for (const auto& [group, reason] : chooser.declined()) decline(context, *group, reason);

@@ -7,7 +7,6 @@
 
 #include "elimination.hpp"
 #include "pare/core/error.hpp"
-#include "weight_squares.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -34,8 +33,9 @@ at::Tensor of_units(const at::Tensor& channels, const ChannelGroup::Slice& slice
 
 class Scorer {
  public:
-  Scorer(const Model& model, const Batches* calibration, std::uint64_t seed, const PruningSettings& settings)
-      : model_(model), settings_(settings) {
+  Scorer(const Model& model, const Batches* calibration, std::uint64_t seed, const PruningSettings& settings,
+         WeightSquares squares)
+      : model_(model), settings_(settings), squares_(std::move(squares)) {
     const auto& importance = settings.importance;
     if (!calibration) return;
     if (importance.need == Need::Gradient) gradients_ = gradients_of(model, *calibration, settings.loss);
@@ -223,8 +223,9 @@ class Scorer {
 }  // namespace
 
 std::vector<RankedGroup> score(const Model& model, const std::vector<const ChannelGroup*>& groups,
-                               const Batches* calibration, std::uint64_t seed, const PruningSettings& settings) {
-  Scorer scorer(model, calibration, seed, settings);
+                               const Batches* calibration, std::uint64_t seed, const PruningSettings& settings,
+                               WeightSquares squares) {
+  Scorer scorer(model, calibration, seed, settings, std::move(squares));
   std::vector<RankedGroup> candidates;
   for (const auto* group : groups) candidates.push_back(scorer(*group));
   return candidates;

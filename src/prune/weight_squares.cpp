@@ -57,16 +57,16 @@ PARE_EACH_VECTOR_WIDTH static void add_by_row(const FloatRows& rows, double* sum
 
 namespace {
 
-// `[rows, columns, window]`, dense floats: the sums of rows and of columns.
-std::array<at::Tensor, 2> sums_of(const at::Tensor& weight) {
-  const auto rows = weight.size(0), columns = weight.size(1), entries = columns * weight.size(2);
-  auto of_rows = at::zeros({rows}, at::kDouble);
+// `[rows, columns, ...]`, dense floats: the sums of rows and of columns. @param threads whether it may use others
+std::array<at::Tensor, 2> sums_of(const at::Tensor& weight, bool threads) {
+  const auto rows = weight.size(0), columns = weight.size(1), entries = weight.numel() / rows;
+  auto of_rows = at::zeros({rows}, at::kDouble), of_columns = at::zeros({columns}, at::kDouble);
   auto of_places = at::zeros({kPieces, entries}, at::kDouble);
   const auto* data = weight.const_data_ptr<float>();
   auto* row_sums = of_rows.mutable_data_ptr<double>();
   auto* place_sums = of_places.mutable_data_ptr<double>();
   const auto length = (rows + kPieces - 1) / kPieces;
-  at::parallel_for(0, kPieces, 1, [&](std::int64_t first, std::int64_t last) {
+  const auto add = [&](std::int64_t first, std::int64_t last) {
     for (auto piece = first; piece < last; ++piece) {
       const auto begin = std::min(rows, piece * length), end = std::min(rows, begin + length);
       constexpr std::int64_t kCached = 1 << 12;  // floats that both sums find in the cache
@@ -77,13 +77,41 @@ std::array<at::Tensor, 2> sums_of(const at::Tensor& weight) {
         add_by_row(some, row_sums + row);
       }
     }
-  });
-  return {of_rows, of_places.view({kPieces, columns, -1}).sum({0, 2})};
+  };
+  if (threads)
+    at::parallel_for(0, kPieces, 1, add);
+  else
+    add(0, kPieces);
+  auto* column_sums = of_columns.mutable_data_ptr<double>();
+  const auto window = entries / columns;
+  for (std::int64_t piece = 0; piece < kPieces; ++piece)
+    for (std::int64_t c = 0; c < columns; ++c)
+      for (std::int64_t k = 0; k < window; ++k) column_sums[c] += *place_sums++;
+  return {of_rows, of_columns};
+}
+
+bool is_dense(const at::Tensor& weight) {
+  return weight.is_cpu() && weight.scalar_type() == at::kFloat && weight.is_contiguous();
 }
 
 }  // namespace
 
+WeightSquares::WeightSquares(const Model& model) {
+  if (at::get_num_threads() < 2) return;
+  std::vector<std::pair<std::string, at::Tensor>> weights;
+  for (const auto& [path, weight] : model.weights())
+    if (weight.tensor.dim() >= 2 && weight.tensor.numel() > 0 && is_dense(weight.tensor))
+      weights.emplace_back(path, weight.tensor.detach());
+  ahead_ = std::async([weights = std::move(weights)] {
+    const at::NoGradGuard no_grad;
+    Sums sums;
+    for (const auto& [path, weight] : weights) sums.emplace(path, sums_of(weight, false));
+    return sums;
+  });
+}
+
 at::Tensor WeightSquares::of_units(const at::Tensor& weight, const ChannelGroup::Slice& slice) {
+  if (ahead_.valid()) known_ = ahead_.get();
   at::Tensor sums;
   if (slice.dim < 2 && weight.dim() >= 2 && weight.numel() > 0) {
     auto& known = known_[slice.path];
@@ -91,7 +119,7 @@ at::Tensor WeightSquares::of_units(const at::Tensor& weight, const ChannelGroup:
       const auto dense = weight.detach().to(at::kCPU).contiguous();
       const auto rows = dense.dim() == 2 ? dense.unsqueeze(2) : dense.flatten(2);
       known = rows.scalar_type() == at::kDouble ? std::array{rows.square().sum({1, 2}), rows.square().sum({0, 2})}
-                                                : sums_of(rows.to(at::kFloat));
+                                                : sums_of(rows.to(at::kFloat), true);
     }
     sums = known[static_cast<std::size_t>(slice.dim)];
   } else {

@@ -50,7 +50,7 @@ struct Quantizer {
   std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
   bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
-  bool exact_scales = false;               ///< nothing is rounded but to integers (`exact_scales.hpp`): 1 to 4 dB less
+  bool exact_scales = false;               ///< nothing is rounded but to integers (`exact_scales.hpp`): 2 to 5 dB less
   bool weight_only = false;                ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;
   LearnedRounding learned = {};               ///< of `Rounding::Learned`
