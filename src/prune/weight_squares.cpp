@@ -19,8 +19,6 @@ struct FloatRows {
   std::int64_t entries;
 };
 
-constexpr std::int64_t kPieces = 8;  // that a weight is summed in: the same sums whatever the number of threads
-
 }  // namespace
 
 // Adds to each place in a row the squares that rows have there; four at a time, since the sums are what costs.
@@ -57,36 +55,24 @@ PARE_EACH_VECTOR_WIDTH static void add_by_row(const FloatRows& rows, double* sum
 
 namespace {
 
-// `[rows, columns, ...]`, dense floats: the sums of rows and of columns. @param threads whether it may use others
-std::array<at::Tensor, 2> sums_of(const at::Tensor& weight, bool threads) {
+// `[rows, columns, ...]`, dense floats: the sums of rows and of columns.
+std::array<at::Tensor, 2> sums_of(const at::Tensor& weight) {
   const auto rows = weight.size(0), columns = weight.size(1), entries = weight.numel() / rows;
   auto of_rows = at::zeros({rows}, at::kDouble), of_columns = at::zeros({columns}, at::kDouble);
-  auto of_places = at::zeros({kPieces, entries}, at::kDouble);
+  std::vector<double> of_places(static_cast<std::size_t>(entries), 0.0);
   const auto* data = weight.const_data_ptr<float>();
   auto* row_sums = of_rows.mutable_data_ptr<double>();
-  auto* place_sums = of_places.mutable_data_ptr<double>();
-  const auto length = (rows + kPieces - 1) / kPieces;
-  const auto add = [&](std::int64_t first, std::int64_t last) {
-    for (auto piece = first; piece < last; ++piece) {
-      const auto begin = std::min(rows, piece * length), end = std::min(rows, begin + length);
-      constexpr std::int64_t kCached = 1 << 12;  // floats that both sums find in the cache
-      const auto together = std::max<std::int64_t>(4, kCached / entries);
-      for (auto row = begin; row < end; row += together) {
-        const FloatRows some{data + row * entries, std::min(together, end - row), entries};
-        add_by_place(some, place_sums + piece * entries);
-        add_by_row(some, row_sums + row);
-      }
-    }
-  };
-  if (threads)
-    at::parallel_for(0, kPieces, 1, add);
-  else
-    add(0, kPieces);
+  constexpr std::int64_t kCached = 1 << 12;  // floats that both sums find in the cache
+  const auto together = std::max<std::int64_t>(4, kCached / entries);
+  for (std::int64_t row = 0; row < rows; row += together) {
+    const FloatRows some{data + row * entries, std::min(together, rows - row), entries};
+    add_by_place(some, of_places.data());
+    add_by_row(some, row_sums + row);
+  }
   auto* column_sums = of_columns.mutable_data_ptr<double>();
-  const auto window = entries / columns;
-  for (std::int64_t piece = 0; piece < kPieces; ++piece)
-    for (std::int64_t c = 0; c < columns; ++c)
-      for (std::int64_t k = 0; k < window; ++k) column_sums[c] += *place_sums++;
+  auto place = of_places.begin();
+  for (std::int64_t c = 0; c < columns; ++c)
+    for (std::int64_t k = 0; k < entries / columns; ++k) column_sums[c] += *place++;
   return {of_rows, of_columns};
 }
 
@@ -105,7 +91,7 @@ WeightSquares::WeightSquares(const Model& model) {
   ahead_ = std::async([weights = std::move(weights)] {
     const at::NoGradGuard no_grad;
     Sums sums;
-    for (const auto& [path, weight] : weights) sums.emplace(path, sums_of(weight, false));
+    for (const auto& [path, weight] : weights) sums.emplace(path, sums_of(weight));
     return sums;
   });
 }
@@ -119,7 +105,7 @@ at::Tensor WeightSquares::of_units(const at::Tensor& weight, const ChannelGroup:
       const auto dense = weight.detach().to(at::kCPU).contiguous();
       const auto rows = dense.dim() == 2 ? dense.unsqueeze(2) : dense.flatten(2);
       known = rows.scalar_type() == at::kDouble ? std::array{rows.square().sum({1, 2}), rows.square().sum({0, 2})}
-                                                : sums_of(rows.to(at::kFloat), true);
+                                                : sums_of(rows.to(at::kFloat));
     }
     sums = known[static_cast<std::size_t>(slice.dim)];
   } else {

@@ -30,7 +30,7 @@ PARE_NAMESPACE_BEGIN
 /// The ladder: batch norms are folded, attention written out, transformers smoothed (`SmoothQuant`), then one sweep
 /// over the calibration batches gathers ranges and second moments, weights are rounded against their layer's inputs,
 /// and the error of each layer's mean output goes into its bias, which `RoundBiases` puts on its grid where the
-/// target's results are integers. Memory does not grow with the number of batches.
+/// target's results are integers or scales are exact. Memory does not grow with the number of batches.
 ///
 /// Every layer gets a row in the report. Errors: `pare.pass.102` no calibration, `pare.quantize.101` NaN or infinities
 /// in calibration or weights (with the layer), `.102` calibration without a single value, `.103` options out of range
