@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 
 #include "graph/schema.hpp"
 #include "pare/core/error.hpp"
@@ -12,31 +14,59 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// `index_select` along the first axis (undefined: all of it) and the second at once, by pieces that stay in the cache:
-// one after the other a whole tensor would lie between, and along the second axis one thread would do it.
-at::Tensor selected(const at::Tensor& tensor, const at::Tensor& rows, const at::Tensor& columns) {
+using Kept = std::vector<std::int64_t>;
+
+// `Bytes` of each kept entry, one behind the other: of a known number, since a call for four bytes costs more than they
+// do.
+template <std::size_t Bytes>
+void copy_entries(const std::byte* row, const Kept& kept, std::byte* to) {
+  for (const auto entry : kept) {
+    std::memcpy(to, row + static_cast<std::size_t>(entry) * Bytes, Bytes);
+    to += Bytes;
+  }
+}
+
+void copy_entries(const std::byte* row, const Kept& kept, std::size_t bytes, std::byte* to) {
+  if (bytes == 4) return copy_entries<4>(row, kept, to);          // pointwise layers
+  if (bytes == 9 * 4) return copy_entries<9 * 4>(row, kept, to);  // 3x3 kernels
+  for (const auto entry : kept) {
+    std::memcpy(to, row + static_cast<std::size_t>(entry) * bytes, bytes);
+    to += bytes;
+  }
+}
+
+// `index_select` along the first axis and the second at once (null: all of it). One after the other a whole tensor
+// would lie between, and along the second axis one thread would do it.
+at::Tensor selected(const at::Tensor& tensor, const Kept* rows, const Kept* columns) {
   auto sizes = tensor.sizes().vec();
-  if (rows.defined()) sizes[0] = rows.numel();
-  sizes[1] = columns.numel();
+  const auto row_bytes = tensor.nbytes() / static_cast<std::size_t>(sizes[0]);
+  const auto entry_bytes = columns ? row_bytes / static_cast<std::size_t>(sizes[1]) : row_bytes;
+  if (rows) sizes[0] = std::ssize(*rows);
+  if (columns) sizes[1] = std::ssize(*columns);
   auto result = at::empty(sizes, tensor.options());
-  constexpr std::int64_t kPiece = 1 << 15;  // entries
-  const auto step = std::max<std::int64_t>(1, kPiece / (tensor.numel() / tensor.size(0)));
-  at::parallel_for(0, (sizes[0] + step - 1) / step, 1, [&](std::int64_t first, std::int64_t last) {
-    const at::NoGradGuard no_grad;
-    for (auto begin = first * step; begin < std::min(sizes[0], last * step); begin += step) {
-      const auto count = std::min(step, sizes[0] - begin);
-      auto part = result.narrow(0, begin, count);
-      at::index_select_out(
-          part, rows.defined() ? tensor.index_select(0, rows.narrow(0, begin, count)) : tensor.narrow(0, begin, count),
-          1, columns);
+  const auto* from = static_cast<const std::byte*>(tensor.const_data_ptr());
+  auto* to = static_cast<std::byte*>(result.mutable_data_ptr());
+  const auto kept_bytes = result.nbytes() / static_cast<std::size_t>(sizes[0]);
+  constexpr std::size_t kPiece = 1 << 17;  // bytes that are worth another thread
+  const auto grain = static_cast<std::int64_t>(std::max<std::size_t>(1, kPiece / kept_bytes));
+  at::parallel_for(0, sizes[0], grain, [&](std::int64_t first, std::int64_t last) {
+    for (auto row = first; row < last; ++row) {
+      const auto* source =
+          from + static_cast<std::size_t>(rows ? (*rows)[static_cast<std::size_t>(row)] : row) * row_bytes;
+      auto* target = to + static_cast<std::size_t>(row) * kept_bytes;
+      if (columns) {
+        copy_entries(source, *columns, entry_bytes, target);
+      } else {
+        std::memcpy(target, source, row_bytes);
+      }
     }
   });
   return result;
 }
 
-// Where `index_select` one axis after the other would take its time.
-bool in_pieces(const at::Tensor& tensor) {
-  return tensor.is_cpu() && tensor.is_contiguous() && tensor.numel() > 0 && tensor.dim() > 1;
+// Where rows and columns lie in memory as they are numbered.
+bool is_dense(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.layout() == at::kStrided && tensor.is_contiguous() && tensor.numel() > 0;
 }
 
 }  // namespace
@@ -258,11 +288,14 @@ void Rewriter::narrow(std::string_view path, std::vector<Narrowing> cuts) {
   const at::NoGradGuard no_grad;
   auto left = tensor;
   for (std::size_t i = 0; i < cuts.size(); ++i) {
-    const auto index = at::tensor(cuts[i].kept, at::TensorOptions().dtype(at::kLong).device(tensor.device()));
-    if (cuts[i].dim == 0 && i + 1 < cuts.size() && cuts[i + 1].dim == 1 && in_pieces(left)) {
-      left = selected(left, index, at::tensor(cuts[++i].kept, at::kLong));
+    const auto& [dim, kept] = cuts[i];
+    if (dim > 1 || !is_dense(left)) {
+      left = left.index_select(dim, at::tensor(kept, at::TensorOptions().dtype(at::kLong).device(left.device())));
+    } else if (dim == 1) {
+      left = selected(left, nullptr, &kept);
     } else {
-      left = cuts[i].dim == 1 && in_pieces(left) ? selected(left, {}, index) : left.index_select(cuts[i].dim, index);
+      const bool both = i + 1 < cuts.size() && cuts[i + 1].dim == 1;
+      left = selected(left, &kept, both ? &cuts[++i].kept : nullptr);
     }
   }
   set_weight(path, std::move(left));
