@@ -50,6 +50,7 @@ class PlanBuilder {
   Stored allocate(const desc& layout);
   void reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                const std::optional<Quantization>& write);
+  bool scale_in_place(const Stored& from, const Stored& to, const Quantization& grid);
   bool is_last_use(int buffer, ValueId but) const;
   int tensor_for(const Stored& stored, const dnnl::memory::dims& dims);
   int new_buffer(PlanBuffer buffer);

@@ -84,6 +84,7 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
 
 void PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                           const std::optional<Quantization>& write) {
+  if (write && !read && scale_in_place(from, to, *write)) return;
   auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_FROM, from), argument(DNNL_ARG_TO, to)};
   const auto scaled = [&](int side, const Quantization& quantization) {
@@ -97,6 +98,29 @@ void PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optio
   if (write) scaled(DNNL_ARG_TO, *write);
   const dnnl::reorder::primitive_desc description(cpu_engine(), from.layout, cpu_engine(), to.layout, attr);
   call(dnnl::reorder(description), description, std::move(arguments));
+}
+
+// Floats onto a grid where nothing moves: a product with the inverse scale plus the zero point, which is what a reorder
+// computes, to the bit, in four times the time.
+bool PlanBuilder::scale_in_place(const Stored& from, const Stored& to, const Quantization& grid) {
+  const auto dims = from.layout.get_dims();
+  if (from.layout.get_data_type() != data_type::f32 || !is_plain(from.layout) || !is_plain(to.layout) ||
+      !is_dense(from.layout) || from.layout.get_strides() != to.layout.get_strides())
+    return false;
+  const memory::dims one(dims.size(), 1);
+  memory inverse(desc(one, data_type::f32, row_major_strides(one)), cpu_engine());
+  *static_cast<float*>(inverse.get_data_handle()) = 1.F / grid.scale;
+  auto attr = with_scratchpad();
+  dnnl::post_ops ops;
+  if (grid.zero_point != 0)
+    ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1.F, static_cast<float>(grid.zero_point));
+  attr.set_post_ops(ops);
+  const dnnl::binary::primitive_desc description(cpu_engine(), dnnl::algorithm::binary_mul, from.layout,
+                                                 inverse.get_desc(), to.layout, attr, true);
+  if (!description || is_reference(description)) return false;
+  call(dnnl::binary(description), description,
+       {argument(DNNL_ARG_SRC_0, from), argument(DNNL_ARG_SRC_1, inverse), argument(DNNL_ARG_DST, to)});
+  return true;
 }
 
 PlanBuilder::Stored PlanBuilder::in_layout(ValueId value, const desc& layout) {
