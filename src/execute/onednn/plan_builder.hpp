@@ -48,9 +48,10 @@ class PlanBuilder {
   data_type native_type(ValueId value, const ProgramStep& step) const;
   void store(ValueId value, Stored stored);
   Stored allocate(const desc& layout);
-  void reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
-               const std::optional<Quantization>& write);
-  bool scale_in_place(const Stored& from, const Stored& to, const Quantization& grid);
+  /// @return the kernel's name
+  std::string reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
+                      const std::optional<Quantization>& write);
+  std::optional<std::string> quantize_unmoved(const Stored& from, const Stored& to, const Quantization& grid);
   bool is_last_use(int buffer, ValueId but) const;
   int tensor_for(const Stored& stored, const dnnl::memory::dims& dims);
   int new_buffer(PlanBuffer buffer);

@@ -212,9 +212,9 @@ void PlanBuilder::emit_quantize(const ProgramStep& step) {
     row(step, "quantize_image", "int8");
     return store(output, result);
   }
-  reorder(from, result, is_integer(from.layout.get_data_type()) ? quantization(input) : std::nullopt,
-          quantization(output));
-  row(step, "reorder", "int8");
+  auto kernel = reorder(from, result, is_integer(from.layout.get_data_type()) ? quantization(input) : std::nullopt,
+                        quantization(output));
+  row(step, std::move(kernel), "int8");
   store(output, result);
 }
 

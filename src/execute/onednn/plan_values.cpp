@@ -82,9 +82,10 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
   return values_[index(value)].front();
 }
 
-void PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
-                          const std::optional<Quantization>& write) {
-  if (write && !read && scale_in_place(from, to, *write)) return;
+std::string PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
+                                 const std::optional<Quantization>& write) {
+  if (write && !read)
+    if (auto kernel = quantize_unmoved(from, to, *write)) return *std::move(kernel);
   auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_FROM, from), argument(DNNL_ARG_TO, to)};
   const auto scaled = [&](int side, const Quantization& quantization) {
@@ -98,15 +99,17 @@ void PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optio
   if (write) scaled(DNNL_ARG_TO, *write);
   const dnnl::reorder::primitive_desc description(cpu_engine(), from.layout, cpu_engine(), to.layout, attr);
   call(dnnl::reorder(description), description, std::move(arguments));
+  return description.impl_info_str();
 }
 
 // Floats onto a grid where nothing moves: a product with the inverse scale plus the zero point, which is what a reorder
 // computes, to the bit, in four times the time.
-bool PlanBuilder::scale_in_place(const Stored& from, const Stored& to, const Quantization& grid) {
+std::optional<std::string> PlanBuilder::quantize_unmoved(const Stored& from, const Stored& to,
+                                                         const Quantization& grid) {
   const auto dims = from.layout.get_dims();
   if (from.layout.get_data_type() != data_type::f32 || !is_plain(from.layout) || !is_plain(to.layout) ||
       !is_dense(from.layout) || from.layout.get_strides() != to.layout.get_strides())
-    return false;
+    return std::nullopt;
   const memory::dims one(dims.size(), 1);
   memory inverse(desc(one, data_type::f32, row_major_strides(one)), cpu_engine());
   *static_cast<float*>(inverse.get_data_handle()) = 1.F / grid.scale;
@@ -117,10 +120,10 @@ bool PlanBuilder::scale_in_place(const Stored& from, const Stored& to, const Qua
   attr.set_post_ops(ops);
   const dnnl::binary::primitive_desc description(cpu_engine(), dnnl::algorithm::binary_mul, from.layout,
                                                  inverse.get_desc(), to.layout, attr, true);
-  if (!description || is_reference(description)) return false;
+  if (!description || is_reference(description)) return std::nullopt;
   call(dnnl::binary(description), description,
        {argument(DNNL_ARG_SRC_0, from), argument(DNNL_ARG_SRC_1, inverse), argument(DNNL_ARG_DST, to)});
-  return true;
+  return description.impl_info_str();
 }
 
 PlanBuilder::Stored PlanBuilder::in_layout(ValueId value, const desc& layout) {
