@@ -84,13 +84,14 @@ class Matcher {
     return !node.operands.empty() && node.output() != kNoValue && table_weight(graph_, node.output()) != kNoValue;
   }
 
-  // The only user of a value that stays inside the model. Looked through: dropout, and the choice between what training
-  // and evaluation make, where evaluation takes the value as it is (stochastic depth).
+  // The only user of a value that stays inside the model. Looked through: dropout that rests in evaluation, and the
+  // choice between what training and evaluation make, where evaluation takes the value as it is (stochastic depth).
   const Node* sole_user(ValueId value, std::vector<NodeId>& passed) const {
     for (;;) {
       const auto* user = only_user(value);
       if (!user || user->barrier || user->condition == Condition::Training) return nullptr;
-      if (!is_any(*user, kDropouts) && !user->is("pare::training_select")) return user;
+      const bool dropout = is_any(*user, kDropouts) && !user->operand("train").boolean(false).value_or(true);
+      if (!dropout && !user->is("pare::training_select")) return user;
       passed.push_back(user->id);
       value = user->output();
     }
@@ -206,7 +207,7 @@ class Matcher {
     if (!norm || !norm->is("aten::batch_norm") || !passed.empty() || norm->input(0) != region.output) return;
     if (norm->operand("training").boolean(false).value_or(true)) return;
     if (norm->operand("running_mean").value() == kNoValue) return;
-    if (graph_.value(region.output).type.rank() == 3 && region.family == OpFamily::Linear) return;
+    if (graph_.value(region.output).type.rank() != 2 && region.family == OpFamily::Linear) return;  // another axis
     region.batch_norm = norm->id;
     take(region, norm->id);
   }

@@ -100,3 +100,31 @@ TEST_CASE("attention written out is the same function", "[fuse]") {
     CHECK(torch::allclose(written.model(q, k, v, mask), net.forward(q, k, v, mask), 1e-4, 1e-5));
   }
 }
+
+TEST_CASE("queries that see no key get zeros, written out or not", "[fuse]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  Attention net;
+  const auto q = torch::randn({2, 3, 5, 8}), k = torch::randn({2, 3, 7, 8}), v = torch::randn({2, 3, 7, 6});
+  auto seen = torch::rand({2, 1, 5, 7}).gt(0.3);
+  seen.select(2, 3).fill_(false);
+  seen.select(2, 4).select(0, 1).fill_(false);
+  const auto added = torch::zeros({2, 1, 5, 7}).masked_fill(seen.logical_not(), -INFINITY);
+  for (const auto& mask : {seen, added}) {
+    const auto written = pare::apply(pare::DecomposeAttention{}, pare::capture(net, std::tuple(q, k, v, mask)));
+    CHECK(count(written.model, "aten::scaled_dot_product_attention") == 0);
+    const auto expected = net.forward(q, k, v, mask), got = written.model(q, k, v, mask);
+    CHECK(torch::allclose(got, expected, 1e-4, 1e-5));
+    CHECK(got.select(2, 3).eq(0).all().item<bool>());
+  }
+}
+
+TEST_CASE("attention of one query for all is left as it is", "[fuse]") {
+  const torch::NoGradGuard no_grad;
+  Attention net;
+  const auto q = torch::randn({1, 3, 5, 8}), k = torch::randn({4, 3, 7, 8}), v = torch::randn({4, 3, 7, 6});
+  const auto model = pare::capture(net, std::tuple(q, k, v, torch::ones({5, 7}, torch::kBool)), {.fixed_sizes = true});
+  const auto written = pare::apply(pare::DecomposeAttention{}, model);
+  REQUIRE(written.report.rows().size() == 1);
+  CHECK(written.report.rows()[0].decision == pare::Decision::Declined);
+}

@@ -12,9 +12,11 @@ PARE_NAMESPACE_BEGIN
 ///
 ///     p = softmax(matmul(q, k^T) * scale + mask),    matmul(p, v)
 ///
-/// with `scale = 1 / sqrt(q.size(-1))` unless given. Boolean masks become -inf where they are false.
+/// with `scale = 1 / sqrt(q.size(-1))` unless given. Boolean masks become -inf where they are false; queries that see
+/// no key get zeros, as from the op.
 ///
-/// Preconditions: no dropout in evaluation, not causal, no grouped queries; otherwise it declines.
+/// Preconditions: no dropout in evaluation, not causal, no grouped queries, as many queries as keys and values in the
+/// leading dims; otherwise it declines.
 class DecomposeAttention {
  public:
   static constexpr std::string_view kName = "DecomposeAttention";

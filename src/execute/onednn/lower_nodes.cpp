@@ -33,6 +33,7 @@ void Lowering::lower_node(const Node& node) {
   const auto precision = options_.node_precision.find(node.name);
   step.dtype = precision == options_.node_precision.end() ? options_.dtype : precision->second;
   if (node.barrier || !node.guard.isNone()) return run_on_aten(node, "it has an effect of its own");
+  if (reads_state(node)) return run_on_aten(node, "it reads what the model writes");
   const bool is_float = !node.outputs.empty() && type(node.output()).dtype == at::kFloat && !node.operands.empty() &&
                         node.operands[0].value() != kNoValue && type(node.input(0)).dtype == at::kFloat;
   const bool first_constant = !node.operands.empty() && is_constant(node.operands[0].value());
@@ -107,8 +108,8 @@ void Lowering::run_on_aten(const Node& node, std::string reason) {
     operand.each_value([&](ValueId value) {
       const auto from = root(value);
       if (is_constant(from)) {
-        if (!keep_packed(from)) program_.constants[index(from)] = constant(from);
-      } else if (std::ranges::find(step.inputs, from) == step.inputs.end()) {
+        if (!keep_packed(from)) keep(from);
+      } else if (!state_.contains(from) && std::ranges::find(step.inputs, from) == step.inputs.end()) {
         step.inputs.push_back(from);
       }
     });
@@ -153,7 +154,7 @@ bool Lowering::lower_binary(const Node& node, ProgramStep& step) {
   if (!(type(left) == type(node.output())) || is_constant(left)) return false;
   if (type(right).rank() == 0) return false;  // one number that is computed: no layout of oneDNN's
   if (type(right).rank() > type(left).rank() || type(left).rank() == 0 || type(left).rank() > 6) return false;
-  if (is_constant(right)) program_.constants[index(right)] = constant(right).contiguous();
+  if (is_constant(right)) keep(right);
   step.kind = StepKind::Binary;
   step.inputs = {left, right};
   step.algorithm = add   ? algorithm::binary_add
@@ -251,13 +252,11 @@ bool Lowering::lower_mean(const Node& node, ProgramStep& step) {
       if (dim < 0) dim += static_cast<std::int64_t>(rank);
     std::ranges::sort(dims);
     if (dims.size() != rank - 2 || dims.front() != 2 || !node.operand("dtype").is_none()) return false;
-    step.keep_dims = node.operand("keepdim").boolean().value_or(false);
   } else if (node.is("aten::adaptive_avg_pool2d") || node.is("aten::adaptive_avg_pool1d") ||
              node.is("aten::adaptive_avg_pool3d")) {
     const auto size = node.operand("output_size").integers();
     if (!size || std::ranges::any_of(*size, [](std::int64_t one) { return one != 1; })) return false;
     if (rank != size->size() + 2) return false;
-    step.keep_dims = true;
   } else {
     return false;
   }

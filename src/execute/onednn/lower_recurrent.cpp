@@ -101,7 +101,7 @@ bool Lowering::lower_recurrent(const Node& node) {
 
   ProgramStep step{.kind = StepKind::Recurrent, .node = node.id, .inputs = {input}, .outputs = node.outputs};
   for (const auto state : states) {
-    if (is_constant(state)) program_.constants[index(state)] = constant(state).contiguous();
+    if (is_constant(state)) keep(state);
     step.inputs.push_back(state);
   }
   RecurrentStack shape;

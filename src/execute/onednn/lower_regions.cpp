@@ -24,7 +24,8 @@ void Lowering::lower_region(const FusedRegion& region) {
   step.dtype = precision == options_.node_precision.end() ? options_.dtype : precision->second;
   bool lowered = false;
   const bool is_float = region.output != kNoValue && type(region.output).dtype == at::kFloat;
-  if (is_float && !done_[index(region.anchor)]) {
+  const bool pure = std::ranges::none_of(region.nodes, [&](NodeId id) { return reads_state(graph_.node(id)); });
+  if (is_float && pure && !done_[index(region.anchor)]) {
     switch (region.family) {
       case OpFamily::Convolution:
       case OpFamily::TransposedConvolution:
@@ -41,6 +42,7 @@ void Lowering::lower_region(const FusedRegion& region) {
     }
   }
   if (!lowered || !lower_followers(region, step)) {
+    release_padding(anchor);
     for (const auto id : region.nodes)
       if (!done_[index(id)]) lower_node(graph_.node(id));
     return;
@@ -55,6 +57,15 @@ void Lowering::lower_region(const FusedRegion& region) {
     if (!step.absorbed.empty()) result = graph_.node(step.absorbed.back()).output();
   }
   finish(std::move(step), root(result));
+}
+
+// A convolution that no kernel runs needs the padding that kernels would have taken in.
+void Lowering::release_padding(const Node& convolution) {
+  const auto padded = convolution.operands[0].value() == kNoValue ? kNoValue : input(convolution, 0);
+  const auto padding = padded == kNoValue ? paddings_.end() : paddings_.find(index(padded));
+  if (padding == paddings_.end() || padding->second.released) return;
+  padding->second.released = true;
+  lower_node(*graph_.producer(padded));
 }
 
 // The integers of a table whose scale and fake-quantize are all that stands between it and its reader.
@@ -154,7 +165,7 @@ bool Lowering::lower_convolution(const FusedRegion& region, ProgramStep& step) {
   if (region.bias != kNoValue && !is_constant(region.bias)) return false;
   const auto& weight_type = type(node.input(1));
   const auto rank = weight_type.rank();
-  if (rank < 3 || rank > 5 || type(node.input(0)).rank() != rank) return false;
+  if (rank < 3 || rank > 5 || type(node.input(0)).rank() != rank || is_constant(input(node, 0))) return false;
   const auto spatial = rank - 2;
   auto& window = step.window;
   for (std::size_t d = 2; d < rank; ++d) window.kernel.push_back(*weight_type.sizes[d].constant());
@@ -221,8 +232,8 @@ bool Lowering::lower_linear(const FusedRegion& region, ProgramStep& step) {
   if (region.bias != kNoValue && (!is_constant(region.bias) || type(region.bias).rank() > 1)) return false;
   if (is_addmm && (node.operand("beta").number() != 1.0 || node.operand("alpha").number() != 1.0)) return false;
   if (region.batch_norm != kNoNode && type(region.output).rank() != 2) return false;
-  if (type(node.input(at)).rank() < 1 || type(region.output).rank() != type(node.input(at)).rank()) return false;
   const auto source = input(node, at);
+  if (type(source).rank() < 1 || type(region.output).rank() != type(source).rank() || is_constant(source)) return false;
   step.kind = StepKind::Linear;
   step.inputs = {source};
   const std::int64_t axis = is_linear ? 0 : 1;
@@ -250,14 +261,17 @@ bool Lowering::lower_product(const FusedRegion& region, ProgramStep& step) {
 }
 
 bool Lowering::lower_followers(const FusedRegion& region, ProgramStep& step) {
-  if (region.residual_add != kNoNode) step.residual = root(region.residual);
+  if (region.residual_add != kNoNode) {
+    step.residual = root(region.residual);
+    if (is_constant(step.residual)) keep(step.residual);
+  }
   if (region.activation != kNoNode) {
     PostOp post;
     if (!activation(graph_.node(region.activation), post)) return false;
     step.post.push_back(post);
   }
   if (region.channel_scale != kNoNode) {
-    program_.constants[index(region.scale)] = constant(region.scale).contiguous();
+    keep(region.scale);
     step.post.push_back({algorithm::binary_mul, 0, 0, region.scale});
   }
   return true;
@@ -316,9 +330,11 @@ std::optional<algorithm> plain_function(std::string_view name) {
 
 bool Lowering::activation(const Node& node, PostOp& post) {
   constexpr float kNoBound = std::numeric_limits<float>::max();
+  bool known = true;  // a bound that is computed is no kernel's parameter
   const auto bound = [&](std::string_view name, float otherwise) {
     const auto& operand = node.operand(name);
     const auto number = scalar(operand);
+    known = known && (number || operand.is_none());
     return number ? static_cast<float>(*number) : otherwise;
   };
   const auto base = node.op.base();
@@ -363,7 +379,7 @@ bool Lowering::activation(const Node& node, PostOp& post) {
   } else {
     return false;
   }
-  return true;
+  return known;
 }
 
 // A fake-quantize on the result is done by the step itself.

@@ -23,6 +23,7 @@ Lowering::Lowering(const Model& model, const CompileOptions& options)
 }
 
 Program Lowering::run() {
+  find_state();
   find_aliases();
   find_paddings();
   absorb_quantizations();
@@ -42,12 +43,35 @@ Program Lowering::run() {
     }
   }
   for (const auto output : graph_.outputs())
-    if (output != kNoValue && is_constant(root(output)))
-      program_.constants[index(root(output))] = constant(root(output));
+    if (output != kNoValue && is_constant(root(output))) keep(root(output));
   return std::move(program_);
 }
 
 // ---- values
+
+// Weights that a call changes: whoever reads them reads them anew, and all readers share one tensor.
+void Lowering::find_state() {
+  for (const auto id : graph_.nodes()) {
+    const auto& node = graph_.node(id);
+    if (!node.barrier || node.condition == Condition::Training) continue;
+    const auto& arguments = node.op.schema().arguments();
+    for (std::size_t i = 0; i < node.operands.size() && i < arguments.size(); ++i) {
+      if (arguments[i].alias_info() == nullptr || !arguments[i].alias_info()->isWrite()) continue;
+      node.operands[i].each_value([&](ValueId value) {
+        if (graph_.value(value).kind != ValueKind::Weight) return;
+        state_.insert(value);
+        program_.constants[index(value)] = model_.weight(value).detach().clone();
+      });
+    }
+  }
+}
+
+bool Lowering::reads_state(const Node& node) const {
+  bool reads = false;
+  for (const auto& operand : node.operands)
+    operand.each_value([&](ValueId value) { reads = reads || state_.contains(root(value)); });
+  return reads;
+}
 
 void Lowering::find_aliases() {
   for (const auto id : graph_.nodes()) {
@@ -215,7 +239,7 @@ void Lowering::use_signed_products() {
 
 bool Lowering::is_constant(ValueId value) const {
   if (value == kNoValue) return false;
-  if (graph_.value(value).kind == ValueKind::Weight) return true;
+  if (graph_.value(value).kind == ValueKind::Weight) return !state_.contains(value);
   const auto* node = graph_.producer(value);
   if (!node || node->barrier || node->operands.empty() || node->condition != Condition::Always) return false;
   const auto family = family_of(node->op);
@@ -248,6 +272,12 @@ const at::Tensor& Lowering::constant(ValueId value) {
       if (node->outputs[i] == value) result = outputs[i];
   }
   return folded_[index(value)] = result;
+}
+
+// For steps to read: a copy of its own, which the module's training does not change, in the order of its elements.
+void Lowering::keep(ValueId value) {
+  auto& kept = program_.constants[index(value)];
+  if (!kept.defined()) kept = constant(value).clone(at::MemoryFormat::Contiguous);
 }
 
 std::optional<double> Lowering::scalar(const Operand& operand) {

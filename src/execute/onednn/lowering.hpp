@@ -17,6 +17,7 @@ class Lowering {
 
  private:
   // Facts about values (lowering.cpp).
+  void find_state();
   void find_aliases();
   void find_paddings();
   void absorb_quantizations();
@@ -25,6 +26,8 @@ class Lowering {
   std::optional<Quantization> passed_on(const Node& node) const;
   bool is_constant(ValueId value) const;
   const at::Tensor& constant(ValueId value);
+  void keep(ValueId constant);
+  bool reads_state(const Node& node) const;
   ChannelAffine channel_affine(const Node& batch_norm);
   std::optional<double> scalar(const Operand& operand);
   ValueId root(ValueId value) const { return program_.root_of(value); }
@@ -35,6 +38,7 @@ class Lowering {
 
   // Steps (lower_regions.cpp, lower_integer_rows.cpp, lower_nodes.cpp, lower_recurrent.cpp).
   void lower_region(const FusedRegion& region);
+  void release_padding(const Node& convolution);
   bool lower_convolution(const FusedRegion& region, ProgramStep& step);
   bool lower_linear(const FusedRegion& region, ProgramStep& step);
   std::optional<IntegerRows> integer_rows(ValueId weight, bool turned);
@@ -65,7 +69,6 @@ class Lowering {
   std::shared_ptr<RecurrentStack> recurrent_stack(const std::vector<ValueId>& parameters, RecurrentStack shape,
                                                   std::int64_t layers, bool biases);
   RecurrentMatrix recurrent_matrix(const std::vector<ValueId>& weights, std::int64_t gates);
-  void lower_attention(const Node& node);
   bool activation(const Node& node, PostOp& post);
   void finish(ProgramStep step, ValueId result);
   void run_on_aten(const Node& node, std::string reason);
@@ -75,12 +78,14 @@ class Lowering {
   Program program_;
   const Graph& graph_;
   std::vector<bool> done_;                                     // by NodeId: absorbed by a step
+  std::set<ValueId> state_;                                    // weights that the model itself writes
   std::unordered_map<std::size_t, at::Tensor> folded_;         // by ValueId
   std::unordered_map<std::size_t, IntegerRows> integer_rows_;  // by ValueId: what their fake-quantize gives
   std::unordered_map<std::size_t, NodeId> quantizer_;          // by ValueId: the fake-quantize that stores it
   struct Padding {
     ValueId source;
     dnnl::memory::dims before, after;
+    bool released = false;  // runs by itself, too, for a convolution on ATen
   };
   std::unordered_map<std::size_t, Padding> paddings_;  // by ValueId: zero padding that convolutions take in
 };

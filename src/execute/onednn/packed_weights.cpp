@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "execute/onednn/layout.hpp"
+
 PARE_NAMESPACE_BEGIN
 
 using dnnl::memory;
@@ -16,17 +18,11 @@ const dnnl::engine& cpu_engine() {
 
 namespace {
 
-memory::dims row_major(const memory::dims& dims) {
-  memory::dims strides(dims.size(), 1);
-  for (std::size_t i = dims.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<memory::dim>(dims[i], 1);
-  return strides;
-}
-
 /// Calls `visit(offset in the plain tensor, offset in the packed one)` for every element of a blocked layout: outer
 /// strides count blocks, inner blocks are dense and listed from the outermost.
 template <class Visit>
 void each_element(const memory::desc& layout, const Visit& visit) {
-  const auto dims = layout.get_dims(), strides = layout.get_strides(), plain = row_major(dims);
+  const auto dims = layout.get_dims(), strides = layout.get_strides(), plain = row_major_strides(dims);
   const auto blocks = layout.get_inner_blks(), of_dim = layout.get_inner_idxs();
   memory::dims index(dims.size(), 0);
   memory::dim count = 1;
@@ -100,7 +96,7 @@ memory PackedWeights::packed(const memory::desc& wanted) {
   for (const auto& packed : packed_)
     if (packed.get_desc() == wanted) return packed;
   auto source = plain();
-  memory plain_memory({dims_, plain_type(), row_major(dims_)}, cpu_engine(), source.data_ptr());
+  memory plain_memory({dims_, plain_type(), row_major_strides(dims_)}, cpu_engine(), source.data_ptr());
   memory result(wanted, cpu_engine());
   dnnl::primitive_attr attr;
   dnnl::stream stream(cpu_engine());

@@ -111,6 +111,7 @@ class PlanInstance {
   void set_tensor(int number, at::Tensor tensor) { tensors_[static_cast<std::size_t>(number)] = std::move(tensor); }
   /// Points a buffer's arguments at memory.
   void bind(int buffer, void* pointer);
+  void bind_tensors(int buffer);  // as ATen reads them, once the buffer is bound
   [[nodiscard]] const Tap& tap() const { return *tap_; }
   [[nodiscard]] const ExecutionPlan& plan() const { return *plan_; }
 

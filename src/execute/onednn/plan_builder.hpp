@@ -52,7 +52,7 @@ class PlanBuilder {
   std::string reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                       const std::optional<Quantization>& write);
   std::optional<std::string> quantize_unmoved(const Stored& from, const Stored& to, const Quantization& grid);
-  bool is_last_use(int buffer, ValueId but) const;
+  bool is_last_use(int buffer) const;
   int tensor_for(const Stored& stored, const dnnl::memory::dims& dims);
   int new_buffer(PlanBuffer buffer);
   dnnl::memory scalar(float value);

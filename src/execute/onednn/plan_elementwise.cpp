@@ -23,7 +23,7 @@ void PlanBuilder::emit_eltwise(const ProgramStep& step) {
   const dnnl::eltwise_forward::primitive_desc description(cpu_engine(), dnnl::prop_kind::forward_inference,
                                                           step.algorithm, source.layout, source.layout, step.alpha,
                                                           step.beta, attr);
-  const bool in_place = source.offset == 0 && is_last_use(source.buffer, step.inputs[0]);
+  const bool in_place = source.offset == 0 && is_last_use(source.buffer);
   const auto result = in_place ? Stored{source.layout, source.buffer, 0, -1} : allocate(source.layout);
   call(dnnl::eltwise_forward(description), description,
        {argument(DNNL_ARG_SRC, source), argument(DNNL_ARG_DST, result)});
@@ -82,6 +82,7 @@ void PlanBuilder::emit_mean(const ProgramStep& step) {
   const auto dims = source.layout.get_dims(), strides = source.layout.get_strides();
   ImageShape shape{dims[0], dims[1], 1, strides[0], strides[1], strides.back()};
   for (std::size_t d = 2; d < dims.size(); ++d) shape.points *= dims[d];
+  if (dims.back() == 1 && dims.size() > 3) shape.point_stride = strides[dims.size() - 2];
   for (std::size_t d = dims.size() - 1; d > 2; --d)
     if (strides[d - 1] != strides[d] * dims[d]) {  // a slice: make it dense first
       source = in_layout(input, desc(dims, source.layout.get_data_type(), channels_last_strides(dims)));
@@ -89,7 +90,6 @@ void PlanBuilder::emit_mean(const ProgramStep& step) {
       shape = {dims[0], dims[1], shape.points, dense[0], dense[1], dense.back()};
       break;
     }
-  if (dims.back() == 1 && dims.size() > 3) shape.point_stride = strides[dims.size() - 2];
   const auto type = source.layout.get_data_type();
   const auto read = is_integer(type) ? quantization(input) : std::nullopt;
   const auto write = quantization(output);

@@ -151,7 +151,7 @@ void PlanBuilder::add_residual(const ProgramStep& step, Epilogue& epilogue, dnnl
   const bool shares = std::ranges::find(step.inputs, step.residual) != step.inputs.end() ||
                       std::ranges::any_of(sources, [&](const Stored& one) { return one.buffer == residual.buffer; });
   const bool in_place = residual.layout.get_size() == layout.get_size() && residual.offset == 0 && !shares &&
-                        is_last_use(residual.buffer, step.residual);
+                        is_last_use(residual.buffer);
   if (integers && folds_result(step, type) && step.weights && step.weights->sums().defined()) {
     ops.append_sum(quantized->scale / quantization(step.outputs[0])->scale, 0, want);
     (in_place ? epilogue.in_place : epilogue.copied) = residual;
@@ -190,8 +190,12 @@ PlanBuilder::Epilogue PlanBuilder::epilogue(const ProgramStep& step, data_type t
   scale_arguments(step, result, type);
   dnnl::post_ops ops;
   if (step.residual != kNoValue) add_residual(step, result, ops, type, layout, sources);
-  for (const auto& post : step.post) {
-    if (is_integer(type) && is_redundant(post, *quantization(step.outputs[0]))) continue;
+  for (auto next = step.post.begin(); next != step.post.end();) {
+    const auto& post = *next++;
+    // What saturates is the end of the row: a factor behind a clip moves its bounds.
+    if (is_integer(type) && is_redundant(post, *quantization(step.outputs[0])) &&
+        std::all_of(next, step.post.end(), is_clipping))
+      continue;
     if (post.other == kNoValue) {
       add_activation(step, ops, post, type);
       continue;

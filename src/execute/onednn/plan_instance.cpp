@@ -108,6 +108,15 @@ void PlanInstance::run_calls(bool spread) {
   }
 }
 
+void PlanInstance::bind_tensors(int buffer) {
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const auto& tensor = plan_->tensors[i];
+    if (tensor.buffer == buffer)
+      tensors_[i] =
+          at::from_blob(pointer(buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
+  }
+}
+
 void PlanInstance::bind(int buffer, void* pointer) {
   const auto at = static_cast<std::size_t>(buffer);
   if (pointers_[at] == pointer) return;
@@ -152,14 +161,10 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
     if (output.tensor >= 0) {
       results[i] = tensor(output.tensor);
       if (!results[i].defined()) continue;
-      const auto* data = static_cast<const char*>(results[i].data_ptr());
-      const bool in_arena = data >= arena_.data() && data < arena_.data() + plan_->arena_bytes;
-      results[i] = in_arena ? results[i].clone(at::MemoryFormat::Contiguous) : results[i].contiguous();
-      for (const auto& input : inputs)
-        if (input.defined() && input.storage().is_alias_of(results[i].storage())) {
-          results[i] = results[i].clone();
-          break;
-        }
+      // Only memory that nothing else reads leaves: not the arena's, a constant's, an input's or another output's.
+      const auto& storage = results[i].storage();
+      const bool alone = storage.use_count() == 1 && storage.data_ptr().get_context() != nullptr;
+      results[i] = alone ? results[i].contiguous() : results[i].clone(at::MemoryFormat::Contiguous);
     }
   }
   for (std::size_t i = 0; i < tensors_.size(); ++i)

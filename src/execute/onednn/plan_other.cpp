@@ -18,9 +18,14 @@ namespace {
 
 // Whether a result may share its operand's memory.
 bool may_alias(const Node& node) {
-  constexpr std::array<std::string_view, 12> sometimes{
-      "aten::reshape", "aten::flatten", "aten::contiguous", "aten::to",         "aten::expand_as",    "aten::unflatten",
-      "aten::chunk",   "aten::split",   "aten::view_as",    "aten::reshape_as", "aten::broadcast_to", "aten::type_as"};
+  // Those whose schema does not say so.
+  constexpr std::array<std::string_view, 22> sometimes{
+      "aten::reshape",           "aten::flatten",      "aten::contiguous",   "aten::to",
+      "aten::expand_as",         "aten::unflatten",    "aten::chunk",        "aten::split",
+      "aten::view_as",           "aten::reshape_as",   "aten::broadcast_to", "aten::type_as",
+      "aten::broadcast_tensors", "aten::meshgrid",     "aten::atleast_1d",   "aten::atleast_2d",
+      "aten::atleast_3d",        "aten::unsafe_chunk", "aten::unsafe_split", "aten::unsafe_split_with_sizes",
+      "aten::sum_to_size",       "aten::einsum"};
   if (std::ranges::find(sometimes, node.op.base()) != sometimes.end()) return true;
   const auto& returns = node.op.schema().returns();
   return std::ranges::any_of(returns, [](const c10::Argument& one) { return one.alias_info() != nullptr; });

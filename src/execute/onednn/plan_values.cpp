@@ -75,6 +75,7 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
         [source, copy, buffer](PlanInstance& instance) {
           instance.set_tensor(copy, instance.tensor(source).contiguous());
           instance.bind(buffer, instance.tensor(copy).data_ptr());
+          instance.bind_tensors(buffer);
         },
         {}, {source});
     values_[index(value)].front() = {desc(dims, data_type::f32, row_major_strides(dims)), buffer, 0, source};
@@ -177,7 +178,7 @@ PlanBuilder::data_type PlanBuilder::native_type(ValueId value, const ProgramStep
   return onednn_type(step.dtype);
 }
 
-bool PlanBuilder::is_last_use(int buffer, ValueId) const {
+bool PlanBuilder::is_last_use(int buffer) const {
   const auto& memory = plan_->buffers[static_cast<std::size_t>(buffer)];
   if (memory.kind != PlanBuffer::Kind::Arena || memory.last == std::numeric_limits<std::size_t>::max()) return false;
   for (std::size_t value = 0; value < values_.size(); ++value)

@@ -104,7 +104,6 @@ struct ProgramStep {
   dnnl::algorithm algorithm{};  ///< of Binary, Eltwise, Pooling
   float alpha = 0, beta = 0;    ///< of Eltwise; epsilon of LayerNorm is alpha
   std::int64_t axis = 0;        ///< of Softmax, Concat; dims normalised by LayerNorm
-  bool keep_dims = false;       ///< of SpatialMean
   std::shared_ptr<PackedWeights> weights{};
   std::shared_ptr<const IntegerRows> rows{};  ///< of IntegerRows, and of Embedding in place of `table`
   at::Tensor gamma{}, beta_tensor{};          ///< of LayerNorm and ChannelAffine
