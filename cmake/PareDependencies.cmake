@@ -10,9 +10,16 @@ if(PROJECT_IS_TOP_LEVEL AND EXISTS "${pare_venv}")
 endif()
 
 find_package(Torch 2.6 REQUIRED)
-find_package(fmt REQUIRED)
-find_package(Eigen3 REQUIRED NO_MODULE)
-find_package(nlohmann_json REQUIRED)
+# A project around this one may have these in its own tree.
+if(NOT TARGET fmt::fmt-header-only)
+  find_package(fmt REQUIRED)
+endif()
+if(NOT TARGET Eigen3::Eigen)
+  find_package(Eigen3 REQUIRED NO_MODULE)
+endif()
+if(NOT TARGET nlohmann_json::nlohmann_json)
+  find_package(nlohmann_json REQUIRED)
+endif()
 # Headers only, and only inside the library: the wire format of ONNX without a protobuf runtime beside LibTorch's.
 find_path(PARE_PROTOZERO_INCLUDE protozero/pbf_writer.hpp REQUIRED)
 

@@ -1,5 +1,4 @@
 # `cmake --install`, and the package that `find_package(pare)` finds.
-include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 if(BUILD_SHARED_LIBS)

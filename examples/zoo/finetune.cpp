@@ -63,9 +63,12 @@ std::vector<Hidden> hidden_of(const pare::Model& student, const pare::Model& tea
     if (region.residual_add == pare::kNoNode || region.weight == pare::kNoValue) continue;
     if (!teacher.graph().contains(region.residual_add)) continue;
     Hidden hidden{graph.node(region.residual_add).output(), {}};
-    for (const auto& step : student.weights().narrowings(graph.value(region.weight).name)) {
-      if (step.dim != 0) continue;
-      const auto kept = torch::tensor(step.kept);
+    const auto& path = graph.value(region.weight).name;
+    const auto& steps = student.weights().narrowings(path);
+    // A teacher that was pruned before has the first of them behind it, too.
+    for (auto i = teacher.weights().narrowings(path).size(); i < steps.size(); ++i) {
+      if (steps[i].dim != 0) continue;
+      const auto kept = torch::tensor(steps[i].kept);
       hidden.kept = hidden.kept.defined() ? hidden.kept.index_select(0, kept) : kept;
     }
     all.push_back(std::move(hidden));

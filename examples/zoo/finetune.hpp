@@ -19,7 +19,7 @@ struct FinetuneOptions {
   bool mixed = true;              ///< pictures are mixed in pairs, for which only the teacher has answers: no labels
   double hidden_share = 5.0;      ///< weight of the difference from the teacher's residual sums
   bool batch_statistics =
-      false;  ///< batch norms train on batches; otherwise their statistics stay as pruning left them
+      true;  ///< batch norms learn from batches; otherwise their statistics stay as pruning left them
   std::uint64_t seed = 0;
 };
 

@@ -2,7 +2,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <unordered_map>
 
 #include "core/seconds_since.hpp"
@@ -18,17 +20,30 @@ namespace {
 struct Probe {
   std::size_t layer, variant;
   const Replacements* values;
-  at::Tensor share;  // one for each sample: 0, with a gradient
+  bool whole;        // samples cannot be told apart in what it changes
+  at::Tensor share;  // one for each sample, or one for all of them: 0, with a gradient
 };
 
-// `share` laid along the rows of a result: samples may have several rows each.
-at::Tensor along_rows(const at::Tensor& share, const at::Tensor& result) {
-  auto rows = share;
-  if (result.size(0) != share.size(0) && result.size(0) % share.size(0) == 0)
-    rows = share.repeat_interleave(result.size(0) / share.size(0));
+// The axis along which samples lie, as many entries for each: the one whose size is a multiple of the batch's. None for
+// a table of positions, or where the sizes are fixed.
+std::optional<std::int64_t> sample_axis(const Graph& graph, ValueId value) {
+  const auto& input = graph.value(graph.inputs().front()).type.sizes;
+  if (input.empty() || input.front().terms().size() != 1) return std::nullopt;
+  const auto batch = input.front().terms().front().dims.front();
+  const auto& sizes = graph.value(value).type.sizes;
+  const auto found = std::ranges::find_if(sizes, [&](const SymbolicInt& size) {
+    return !size.is_constant() && size.offset() == 0 && size.divisor() == 1 &&
+           std::ranges::all_of(size.terms(),
+                               [&](const auto& term) { return std::ranges::count(term.dims, batch) > 0; });
+  });
+  return found == sizes.end() ? std::nullopt : std::optional(found - sizes.begin());
+}
+
+// `share` laid along an axis of a result: samples may have several entries each.
+at::Tensor along_axis(const at::Tensor& share, const at::Tensor& result, std::int64_t axis) {
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(result.dim()), 1);
-  sizes[0] = rows.size(0);
-  return rows.reshape(sizes);
+  sizes[static_cast<std::size_t>(axis)] = result.size(axis);
+  return share.repeat_interleave(result.size(axis) / share.size(0)).reshape(sizes);
 }
 
 /// Runs a model with every change mixed into its layer's result at share 0.
@@ -78,7 +93,8 @@ class ProbedRun {
       });
       difference = changed[0] - result.detach();
     }
-    return along_rows(probe.share, difference) * difference;
+    if (probe.whole) return probe.share * difference;
+    return along_axis(probe.share, difference, *sample_axis(model_.graph(), node.output())) * difference;
   }
 
   const Model& model_;
@@ -128,15 +144,22 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
   std::vector<Probe> probes;
   std::unordered_map<std::size_t, std::vector<Probe*>> by_node;
   for (std::size_t v = 0; v < changes.size(); ++v)
-    for (std::size_t i = 0; i < changes[v].size(); ++i) probes.push_back({i, v, &changes[v][i], {}});
+    for (std::size_t i = 0; i < changes[v].size(); ++i) probes.push_back({i, v, &changes[v][i], false, {}});
   for (auto& probe : probes)
-    for (const auto reader : exchange.layers()[probe.layer].readers) by_node[index(reader)].push_back(&probe);
+    for (const auto reader : exchange.layers()[probe.layer].readers) {
+      by_node[index(reader)].push_back(&probe);
+      probe.whole = probe.whole || !sample_axis(reference.graph(), reference.graph().node(reader).output());
+    }
   ProbedRun run(reference, options.around, std::move(by_node));
   auto generator = at::detail::createCPUGenerator(options.seed);
   double once = 0, samples = 0;
   std::vector<double> slopes(probes.size(), 0.0);
   const auto count = std::ssize(probes);
   auto products = at::zeros({count, count}, at::kDouble);  // of the derivatives along two changes
+  auto whole = at::zeros({count}, at::kDouble);
+  for (std::size_t i = 0; i < probes.size(); ++i)
+    if (probes[i].whole) whole[static_cast<std::int64_t>(i)] = 1;
+  const auto both_whole = whole.outer(whole);
   std::size_t number = 0;
   auto task = options.progress.start("Fisher sensitivity");
   const auto start = Clock::now();
@@ -150,7 +173,7 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
     samples += static_cast<double>(rows);
     std::vector<at::Tensor> shares;
     for (auto& probe : probes) {
-      probe.share = at::zeros({rows}).requires_grad_(true);
+      probe.share = at::zeros({probe.whole ? 1 : rows}).requires_grad_(true);
       shares.push_back(probe.share);
     }
     const auto outputs = run.run(batch);
@@ -168,7 +191,9 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
       auto along = at::zeros({count, rows}, at::kDouble);
       for (std::size_t i = 0; i < probes.size(); ++i)
         if (gradients[i].defined()) along[static_cast<std::int64_t>(i)].copy_(gradients[i]);
-      products.addmm_(along, along.t());
+      // The signs of different samples are independent: a derivative along all samples at once, times the sum of those
+      // along each, is on average the sum of products. Times another such it counts once, not once a sample.
+      products += along.mm(along.t()) * (1 - both_whole * (1 - 1.0 / static_cast<double>(rows)));
     }
     task.advance();
   }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <utility>
 
 PARE_NAMESPACE_BEGIN
@@ -56,6 +57,16 @@ at::Tensor stretched(const at::Tensor& layer, std::int64_t axis, std::int64_t si
   auto sizes = layer.sizes().vec();
   sizes[static_cast<std::size_t>(axis)] = size;
   return layer.narrow(axis, 0, 1).expand(sizes);
+}
+
+at::Tensor joined(std::vector<at::Tensor> layers, std::int64_t axis) {
+  auto sizes = layers[0].sizes().vec();
+  sizes[static_cast<std::size_t>(axis)] = -1;  // as long as all together
+  for (std::int64_t k = 0; k < layers[0].dim(); ++k) {
+    if (k == axis || std::ranges::any_of(layers, [&](const auto& layer) { return varies(layer, k); })) continue;
+    for (auto& layer : layers) layer = layer.narrow(k, 0, 1);
+  }
+  return at::cat(layers, axis).expand(sizes);
 }
 
 at::Tensor canonical(const at::Tensor& layer, const TagTable& tags) {

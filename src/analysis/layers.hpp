@@ -33,6 +33,8 @@ std::vector<std::int64_t> tags_along(const at::Tensor& layer, std::int64_t axis)
 at::Tensor laid_along(const std::vector<std::int64_t>& tags, std::int64_t axis, const std::vector<std::int64_t>& sizes);
 /// The layer at one index of an axis, for all indices of another size.
 at::Tensor stretched(const at::Tensor& layer, std::int64_t axis, std::int64_t size);
+/// Layers one after the other along an axis. Axes that none of them varies along cost nothing.
+at::Tensor joined(std::vector<at::Tensor> layers, std::int64_t axis);
 /// The layer as its representatives.
 at::Tensor canonical(const at::Tensor& layer, const TagTable& tags);
 

@@ -109,22 +109,19 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan_pad(const Node& nod
 
 // Whole groups leave with their channels; otherwise every group lost as many.
 std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan_groups(const Node& node) {
-  const bool norm = node.op.base() == "aten::group_norm";
+  const bool norm = node.is("aten::group_norm");
   const auto position = static_cast<std::size_t>(node.op.argument(norm ? "num_groups" : "groups"));
   const auto groups = node.operands[position].integer().value_or(1);
   const auto x = node.input(0);
   const auto axis = norm ? 1 : tagger_.value(x).rank() - tagger_.value(node.input(1)).rank() + 1;
   if (groups == 1 || !kept(x, axis)) return std::nullopt;
-  const auto full = tagger_.value(x).sizes[static_cast<std::size_t>(axis)];
-  const bool transposed = node.op.base().find("transpose") != std::string_view::npos;
-  const auto width = norm || transposed ? full / groups : left(node.input(1), 1);
+  const auto inputs = tagger_.value(x).sizes[static_cast<std::size_t>(axis)] / groups;  // of each group
+  const auto& weight = tagger_.value(node.input(norm ? 0 : 1)).sizes;
+  const auto outputs = norm ? 0 : Tagger::is_transposed(node) ? weight[1] : weight[0] / groups;
   const auto remaining = left(x, axis);
-  if (norm || (!transposed && width == full / groups)) {
-    if (remaining % width != 0) return obstacle(node, fmt::format("{} channels are no whole groups", remaining));
-    set(node, position, remaining / width);
-  } else if (transposed && left(node.input(1), 1) == tagger_.value(node.input(1)).sizes[1] && groups >= width) {
-    if (remaining % width != 0) return obstacle(node, fmt::format("{} channels are no whole groups", remaining));
-    set(node, position, remaining / width);
+  if (norm || Tagger::keeps_whole_groups(groups, inputs, outputs)) {
+    if (remaining % inputs != 0) return obstacle(node, fmt::format("{} channels are no whole groups", remaining));
+    set(node, position, remaining / inputs);
   } else if (remaining % groups != 0) {
     return obstacle(node, fmt::format("{} channels in {} groups", remaining, groups));
   }

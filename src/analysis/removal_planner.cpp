@@ -1,10 +1,12 @@
 #include "removal_planner.hpp"
-#include "graph/padding.hpp"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <cmath>
+
+#include "graph/padding.hpp"
+#include "pare/graph/op_family.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -138,6 +140,7 @@ void RemovalPlanner::set(const Node& node, std::size_t position, Operand operand
 
 std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan(const Node& node) {
   const auto base = node.op.base();
+  const auto family = family_of(node.op);
   const auto argument = [&](std::string_view name) { return static_cast<std::size_t>(node.op.argument(name)); };
   std::optional<Obstacle> found;
   if (base == "aten::view" || base == "aten::_unsafe_view" || base == "aten::reshape" || base == "aten::expand") {
@@ -159,7 +162,8 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::plan(const Node& node) {
     found = plan_range(node);
   } else if (is_padding(node)) {
     found = plan_pad(node);
-  } else if (node.op.argument("groups") >= 0 || base == "aten::group_norm") {
+  } else if (base == "aten::group_norm" || family == OpFamily::Convolution ||
+             family == OpFamily::TransposedConvolution) {
     found = plan_groups(node);
   } else if (base == "aten::scaled_dot_product_attention") {
     const auto query = node.input(0);
@@ -182,35 +186,31 @@ std::optional<RemovalPlanner::Obstacle> RemovalPlanner::check_movement(const Nod
     edited.operands = replacement.operands;
   }
   const auto names = Tagger::moved(node);
-  const bool joins = node.op.base() == "aten::cat" || node.op.base() == "aten::concat";
-  const auto layers = tagger_.value(names.at(0)).layers.size();
-  for (std::size_t l = 0; l < layers; ++l) {
-    std::vector<at::Tensor> parts;
-    for (const auto name : names) {
-      const auto& own = tagger_.value(name);
-      parts.push_back(
-          reduced(name, l < own.layers.size() ? own.layers[l] : at::full({1}, -1, at::kLong).expand(own.sizes)));
-    }
-    if (joins) {  // sizes along the other axes agree because their tags do
-      auto dim = node.operand("dim").integer().value_or(0);
-      if (dim < 0) dim += parts[0].dim();
-      for (std::int64_t k = 0; k < parts[0].dim(); ++k)
-        if (k != dim && std::ranges::none_of(parts, [&](const auto& part) { return varies(part, k); }))
-          for (auto& part : parts) part = part.narrow(k, 0, 1);
-    }
-    std::vector<at::Tensor> results;
+  const auto rows = tagger_.moved_layers(node);
+  const auto moved = [&](const Node& how, const std::vector<at::Tensor>& parts) {
     try {
-      results = tagger_.move(edited, parts);
+      return tagger_.move(how, parts);
     } catch (const std::exception&) {
-      return obstacle(node, "no other constant would do");
+      return std::vector<at::Tensor>();
     }
+  };
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::vector<at::Tensor> parts;
+    for (std::size_t i = 0; i < names.size(); ++i) parts.push_back(reduced(names[i], rows[r][i]));
+    const auto results = moved(edited, parts);
+    if (results.empty()) return obstacle(node, "no other constant would do");
     for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-      const auto output = node.outputs[i];
-      const auto& expected = tagger_.value(output);
-      if (l >= expected.layers.size()) continue;
-      const auto wanted = reduced(output, expected.layers[l]);
-      const auto actual = canonical(joins ? results[i].expand(wanted.sizes()) : results[i], tagger_.tags());
-      if (actual.sizes() != wanted.sizes() || !compressed(actual).equal(compressed(canonical(wanted, tagger_.tags()))))
+      const auto& output = tagger_.value(node.outputs[i]);
+      const auto is_left_of = [&](const at::Tensor& layer) {
+        if (layer.sizes() != at::IntArrayRef(output.sizes)) return false;
+        const auto wanted = canonical(reduced(node.outputs[i], layer), tagger_.tags());
+        const auto actual = canonical(results[i], tagger_.tags());
+        return actual.sizes() == wanted.sizes() && compressed(actual).equal(compressed(wanted));
+      };
+      if (r < output.layers.size() && is_left_of(output.layers[r])) continue;
+      // Behind a layer that does not reach every result, the others stand elsewhere.
+      const auto whole = moved(node, rows[r]);
+      if (whole.empty() || !is_left_of(normalized(whole[i])))
         return obstacle(node, "what is left would end up elsewhere");
     }
   }

@@ -57,19 +57,22 @@ void Tagger::propagate() {
     const auto& node = graph.node(id);
     if (node.outputs.empty()) continue;
     for (const auto output : node.outputs) values_[index(output)].layers.clear();
-    const auto& table = rules();
-    const auto found = table.find(node.op.base());
-    if (found != table.end() && !node.barrier) {
-      (this->*found->second)(node);
-    } else if (!node.barrier && moves(node.op)) {
-      movement(node);
-    } else if (!node.barrier &&
-               (family_of(node.op) == OpFamily::Activation || node.op.handle().hasTag(at::Tag::pointwise))) {
-      elementwise(node);
-    } else {
+    try {
+      (this->*rule_of(node))(node);
+    } catch (const std::exception&) {  // a form of the op that its rule does not know
+      for (const auto output : node.outputs) values_[index(output)].layers.clear();
       no_rule(node);
     }
   }
+}
+
+Tagger::Rule Tagger::rule_of(const Node& node) {
+  if (node.barrier) return &Tagger::no_rule;
+  const auto& table = rules();
+  if (const auto found = table.find(node.op.base()); found != table.end()) return found->second;
+  if (moves(node.op)) return &Tagger::movement;
+  const bool pointwise = family_of(node.op) == OpFamily::Activation || node.op.handle().hasTag(at::Tag::pointwise);
+  return pointwise ? &Tagger::elementwise : &Tagger::no_rule;
 }
 
 void Tagger::run() {

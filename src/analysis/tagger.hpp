@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,12 +37,22 @@ class Tagger {
   [[nodiscard]] std::vector<at::Tensor> move(const Node& node, const std::vector<at::Tensor>& self) const;
   /// Whether the node only moves elements.
   static bool moves(const Op& op);
+  /// Whether a convolution is a transposed one.
+  static bool is_transposed(const Node& node);
+  /// Whether a convolution in groups keeps whole groups rather than the same entries of every group: whichever leaves
+  /// more to choose. @param inputs,outputs of each group
+  static bool keeps_whole_groups(std::int64_t groups, std::int64_t inputs, std::int64_t outputs) {
+    return groups >= std::max(inputs, outputs);
+  }
   /// Values of the first tensor operand, or of the list that it is.
   static std::vector<ValueId> moved(const Node& node);
+  /// What `move` is to be run on: for each layer of what a node moves, one tensor for each of `moved(node)`.
+  [[nodiscard]] std::vector<std::vector<at::Tensor>> moved_layers(const Node& node) const;
 
  private:
   using Rule = void (Tagger::*)(const Node&);
   static const std::map<std::string, Rule, std::less<>>& rules();
+  static Rule rule_of(const Node& node);
 
   void propagate();
   void seed_weights();
@@ -52,6 +64,8 @@ class Tagger {
   // Rules.
   void elementwise(const Node& node);
   void movement(const Node& node);
+  void cast(const Node& node);
+  void channel_shuffle(const Node& node);
   void convolution(const Node& node);
   void transposed_convolution(const Node& node);
   void linear(const Node& node);
@@ -60,7 +74,6 @@ class Tagger {
   void attention(const Node& node);
   void channel_norm(const Node& node);
   void group_norm(const Node& node);
-  void channel_norm_like(const Node& node, const Tagged& x);
   void layer_norm(const Node& node);
   void prelu(const Node& node);
   void softmax(const Node& node);
@@ -77,6 +90,10 @@ class Tagger {
   // Pieces that rules are made of.
   Tagged& out(const Node& node) { return values_[index(node.output())]; }
   [[nodiscard]] Tagged in(const Node& node, std::size_t position) const;
+  [[nodiscard]] std::optional<std::int64_t> joined_axis(const Node& node) const;
+  [[nodiscard]] std::vector<std::int64_t> looked_up_axes(const Node& node) const;
+  void tie_parts(const Node& node, std::vector<at::Tensor>& parts, std::int64_t joint);
+  bool follow(const Node& node, const std::vector<at::Tensor>& parts);
   [[nodiscard]] Tagged weight_along(const Tagged& weight, std::int64_t axis, std::int64_t rank) const;
   std::vector<at::Tensor> meet(const Node& node, const std::vector<Tagged>& operands,
                                const std::vector<std::int64_t>& sizes);
@@ -87,6 +104,7 @@ class Tagger {
   void freeze(const at::Tensor& layer, const std::string& why, bool hidden = false);
   void freeze(const std::vector<std::int64_t>& tags, const std::string& why, bool hidden = false);
   void freeze_window(const Tagged& weight);
+  void freeze_beside_channels(const Node& node, const Tagged& x, std::int64_t axis);
   void tie_groups(const Node& node, const std::vector<std::int64_t>& inputs, const std::vector<std::int64_t>& outputs,
                   const std::vector<std::int64_t>& features, std::int64_t groups);
   Tagged product(const Node& node, Tagged a, Tagged b, const std::vector<std::int64_t>& sizes);

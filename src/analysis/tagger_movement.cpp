@@ -77,69 +77,134 @@ std::vector<at::Tensor> Tagger::move(const Node& node, const std::vector<at::Ten
       return {self[0].reshape(shape)};
     }
   }
+  if (const auto axis = joined_axis(node)) return {joined(self, *axis)};
   const auto names = moved(node);
   return Interpreter::call(node, dims, false, [&](ValueId id) {
     if (id == kNoValue) return at::Tensor();
     const auto found = std::ranges::find(names, id);
-    if (found == names.end()) return constant(id);
     // A value may stand several times in a list: its tags are the same each time.
-    return self[static_cast<std::size_t>(found - names.begin())];
+    if (found != names.end()) return self[static_cast<std::size_t>(found - names.begin())];
+    const auto known = constant(id);
+    return known.defined() ? known : at::zeros(values_[index(id)].sizes, at::kLong);  // any position: `looked_up_axes`
   });
 }
 
-namespace {
-
-// An axis of a list of layers that none of them varies along, other than the one they are joined along, need not have
-// its full length while they are joined.
-std::vector<at::Tensor> thinned(std::vector<at::Tensor> parts, std::int64_t keep) {
-  for (std::int64_t k = 0; k < parts[0].dim(); ++k) {
-    if (k == keep || std::ranges::any_of(parts, [&](const auto& part) { return varies(part, k); })) continue;
-    for (auto& part : parts) part = part.narrow(k, 0, 1);
-  }
-  return parts;
+// The axis that a concatenation runs along; none for other nodes.
+std::optional<std::int64_t> Tagger::joined_axis(const Node& node) const {
+  if (!node.is("aten::cat") && !node.is("aten::concat") && !node.is("aten::concatenate")) return std::nullopt;
+  const auto axis = node.operand("dim").integer().value_or(0);
+  return axis < 0 ? axis + values_[index(moved(node).at(0))].rank() : axis;
 }
 
-}  // namespace
+// Layers of different values that lie along an axis of both, or that differ along the axis of a concatenation alone,
+// belong together; a value without such a one has no tags there.
+std::vector<std::vector<at::Tensor>> Tagger::moved_layers(const Node& node) const {
+  const auto names = moved(node);
+  const auto joint = joined_axis(node);
+  const auto across = [&](const at::Tensor& layer) {
+    auto axes = varying_axes(layer);
+    if (joint) std::erase(axes, *joint);
+    return axes;
+  };
+  const auto together = [&](const at::Tensor& a, const at::Tensor& b) {
+    return a.defined() &&
+           (across(a) == across(b) || std::ranges::any_of(varying_axes(a), [&](auto axis) { return varies(b, axis); }));
+  };
+  std::vector<std::vector<at::Tensor>> rows;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    for (const auto& layer : values_[index(names[i])].layers) {
+      auto row = std::ranges::find_if(rows, [&](const auto& known) {
+        return !known[i].defined() &&
+               std::ranges::any_of(known, [&](const auto& other) { return together(other, layer); });
+      });
+      if (row == rows.end()) row = rows.insert(row, std::vector<at::Tensor>(names.size()));
+      (*row)[i] = layer;
+    }
+  for (auto& row : rows)
+    for (std::size_t i = 0; i < names.size(); ++i)
+      if (!row[i].defined()) row[i] = at::full({1}, -1, at::kLong).expand(values_[index(names[i])].sizes);
+  return rows;
+}
+
+// The parts of a concatenation have the same entries along its other axes, so what lies there goes together.
+void Tagger::tie_parts(const Node& node, std::vector<at::Tensor>& parts, std::int64_t joint) {
+  const auto first = std::ranges::find_if(
+      parts, [&](const auto& part) { return !varies(part, joint) && !varying_axes(part).empty(); });
+  if (first == parts.end()) return;
+  for (auto part = parts.begin(); part != parts.end(); ++part)
+    if (part != first && !varies(*part, joint)) unite(first->narrow(joint, 0, 1), part->narrow(joint, 0, 1), node);
+  for (auto& part : parts) part = canonical(part, tags_);
+}
+
+// The axes along which integers that depend on the input say what to take. What does not vary along them goes on.
+std::vector<std::int64_t> Tagger::looked_up_axes(const Node& node) const {
+  std::vector<std::int64_t> axes;
+  if (node.is("aten::index_select")) {
+    const auto axis = node.operand("dim").integer().value_or(0);
+    axes.push_back(axis < 0 ? axis + in(node, 0).rank() : axis);
+  } else if (const auto* list = node.is("aten::index") ? node.operands[1].get<Operand::Values>() : nullptr) {
+    for (std::size_t i = 0; i < list->size(); ++i) {
+      if ((*list)[i] == kNoValue) continue;
+      const auto dtype = model_.graph().value((*list)[i]).type.dtype;
+      if (dtype != at::kLong && dtype != at::kInt) return {};  // a mask: how much is left depends on it
+      axes.push_back(static_cast<std::int64_t>(i));
+    }
+  }
+  return axes;
+}
+
+// Runs the op on one layer of what it moves. @return false where that gives nothing of the results' shapes
+bool Tagger::follow(const Node& node, const std::vector<at::Tensor>& parts) {
+  std::vector<at::Tensor> results;
+  try {
+    results = move(node, parts);
+  } catch (const std::exception&) {
+    return false;
+  }
+  for (std::size_t i = 0; i < node.outputs.size(); ++i)
+    if (!results[i].defined() || results[i].sizes() != at::IntArrayRef(values_[index(node.outputs[i])].sizes))
+      return false;
+  for (std::size_t i = 0; i < node.outputs.size(); ++i)
+    values_[index(node.outputs[i])].layers.push_back(normalized(results[i]));
+  return true;
+}
 
 void Tagger::movement(const Node& node) {
   const auto names = moved(node);
-  std::size_t layers = 0;
-  for (const auto name : names) layers = std::max(layers, values_[index(name)].layers.size());
-  for (const auto& operand : node.operands)  // indices that are themselves channels
+  std::vector<ValueId> unknown;  // what says where to, and depends on the input
+  for (const auto& operand : node.operands)
     operand.each_value([&](ValueId id) {
-      const bool is_self = std::ranges::find(names, id) != names.end();
-      if (is_self || values_[index(id)].empty() || constant(id).defined()) return;
-      for (const auto& layer : values_[index(id)].layers) freeze(layer, where(node) + " takes them as indices");
+      if (std::ranges::find(names, id) == names.end() && !constant(id).defined()) unknown.push_back(id);
     });
-  for (std::size_t l = 0; l < layers; ++l) {
-    std::vector<at::Tensor> parts;
-    for (const auto name : names) {
-      const auto& value = values_[index(name)];
-      parts.push_back(l < value.layers.size() ? value.layers[l] : at::full({1}, -1, at::kLong).expand(value.sizes));
-    }
-    const bool joins = node.op.base() == "aten::cat" || node.op.base() == "aten::concat";
-    if (joins && !parts.empty()) {
-      auto dim = node.operand("dim").integer().value_or(0);
-      if (dim < 0) dim += parts[0].dim();
-      parts = thinned(std::move(parts), dim);
-    }
-    std::vector<at::Tensor> results;
-    try {
-      results = move(node, parts);
-    } catch (const std::exception&) {
-      for (const auto& part : parts) freeze(part, where(node) + " could not be followed");
+  const auto axes = unknown.empty() ? std::vector<std::int64_t>() : looked_up_axes(node);
+  if (!unknown.empty() && axes.empty()) return no_rule(node);
+  for (const auto id : unknown)
+    for (const auto& layer : values_[index(id)].layers) freeze(layer, where(node) + " takes them as indices");
+  const auto joint = joined_axis(node);
+  for (auto& parts : moved_layers(node)) {
+    if (joint) tie_parts(node, parts, *joint);
+    if (std::ranges::any_of(axes, [&](auto axis) { return varies(parts[0], axis); })) {
+      freeze(parts[0], where(node) + " looks them up by the input");
       continue;
     }
-    for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-      auto& result = values_[index(node.outputs[i])];
-      if (results[i].defined() && results[i].dim() == result.rank())
-        result.layers.push_back(normalized(joins ? results[i].expand(result.sizes) : results[i]));
-    }
+    if (follow(node, parts)) continue;
+    for (const auto& part : parts) freeze(part, where(node) + " could not be followed");
   }
   for (const auto output : node.outputs)  // a layer of a weight may not reach every result
     std::erase_if(values_[index(output)].layers, [](const at::Tensor& layer) {
       return layer.numel() == 0 || (varying_axes(layer).empty() && *layer.const_data_ptr<std::int64_t>() < 0);
     });
+}
+
+// What stays must be shuffled as before, so every group keeps the same entries.
+void Tagger::channel_shuffle(const Node& node) {
+  if (!forcing_) {
+    const auto tags = channel(node, in(node, 0), 1);
+    const auto width = tags.size() / static_cast<std::size_t>(node.operand("groups").integer().value_or(1));
+    for (std::size_t c = width; c < tags.size(); ++c)
+      unite(std::vector<std::int64_t>{tags[c]}, std::vector<std::int64_t>{tags[c % width]}, node);
+  }
+  movement(node);
 }
 
 // Padding along an axis without channels leaves them as they are; along the channels it adds new ones, filled with one
@@ -183,9 +248,7 @@ void Tagger::pad(const Node& node) {
       if (before > 0) parts.push_back(filler(known->second, before));
       parts.push_back(padded);
       if (after > 0) parts.push_back(filler(known->second + before, after));
-      auto sizes = padded.sizes().vec();
-      sizes[static_cast<std::size_t>(axis)] += before + after;
-      padded = normalized(at::cat(thinned(parts, axis), axis).expand(sizes));
+      padded = normalized(joined(std::move(parts), axis));
     }
     if (padded.sizes() == at::IntArrayRef(result.sizes)) result.layers.push_back(normalized(padded));
   }

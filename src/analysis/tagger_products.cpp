@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "pare/graph/op_family.hpp"
 #include "tagger.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -14,14 +15,29 @@ std::size_t at_index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 }  // namespace
 
-// A convolution in g groups keeps whole groups, or the same entries of every group, whichever leaves more to choose.
+bool Tagger::is_transposed(const Node& node) {
+  return family_of(node.op) == OpFamily::TransposedConvolution ||
+         (node.op.argument("transposed") >= 0 && node.operand("transposed").boolean().value_or(false));
+}
+
+// What lies along other axes than the channels: a window slides over them, or they are the samples.
+void Tagger::freeze_beside_channels(const Node& node, const Tagged& x, std::int64_t axis) {
+  for (const auto& layer : x.layers) {
+    const auto axes = varying_axes(layer);
+    if (axes.empty() || varies(layer, axis)) continue;
+    freeze(layer, where(node) + (axes.back() > axis ? " slides over them" : " reads them as samples"));
+  }
+}
+
+// A convolution in g groups keeps whole groups, or the same entries of every group (`keeps_whole_groups`).
 void Tagger::convolution(const Node& node) {
-  if (node.op.argument("transposed") >= 0 && node.operand("transposed").boolean().value_or(false))
-    return transposed_convolution(node);
+  if (is_transposed(node)) return transposed_convolution(node);
   const auto x = in(node, 0), weight = in(node, 1);
   const auto groups = node.operand("groups").integer().value_or(1);
-  auto inputs = channel(node, x, x.rank() - weight.rank() + 1);
+  const auto axis = x.rank() - weight.rank() + 1;
+  const auto inputs = channel(node, x, axis);
   const auto outputs = channel(node, weight, 0), features = channel(node, weight, 1);
+  freeze_beside_channels(node, x, axis);
   freeze_window(weight);
   if (!forcing_) {
     if (groups == 1) {
@@ -31,7 +47,7 @@ void Tagger::convolution(const Node& node) {
     }
     if (node.operands[2].value() != kNoValue) unite(channel(node, in(node, 2), 0), outputs, node);
   }
-  set_channels(node, outputs, x.rank() - weight.rank() + 1);
+  set_channels(node, outputs, axis);
 }
 
 void Tagger::tie_groups(const Node& node, const Tags& inputs, const Tags& outputs, const Tags& features,
@@ -39,7 +55,7 @@ void Tagger::tie_groups(const Node& node, const Tags& inputs, const Tags& output
   const auto i = static_cast<std::int64_t>(inputs.size()) / groups;
   const auto o = static_cast<std::int64_t>(outputs.size()) / groups;
   const auto tie = [&](std::int64_t a, std::int64_t b) { unite(Tags{a}, Tags{b}, node); };
-  if (groups >= std::max(i, o)) {
+  if (keeps_whole_groups(groups, i, o)) {
     for (std::int64_t g = 0; g < groups; ++g) {
       const auto first = outputs[at_index(g * o)];
       for (std::int64_t k = 0; k < i; ++k) tie(inputs[at_index(g * i + k)], first);
@@ -61,19 +77,20 @@ void Tagger::transposed_convolution(const Node& node) {
   const auto groups = node.operand("groups").integer().value_or(1);
   const auto axis = x.rank() - weight.rank() + 1;
   const auto inputs = channel(node, x, axis), rows = channel(node, weight, 0), columns = channel(node, weight, 1);
+  freeze_beside_channels(node, x, axis);
   freeze_window(weight);
   unite(inputs, rows, node);
   auto outputs = columns;
   if (groups > 1) {
     const auto i = static_cast<std::int64_t>(rows.size()) / groups;
     const auto o = static_cast<std::int64_t>(columns.size());
+    const bool whole = keeps_whole_groups(groups, i, o);
     outputs.clear();
     for (std::int64_t g = 0; g < groups; ++g)
-      for (std::int64_t k = 0; k < o; ++k)
-        outputs.push_back(groups >= std::max(i, o) ? rows[at_index(g * i)] : columns[at_index(k)]);
+      for (std::int64_t k = 0; k < o; ++k) outputs.push_back(whole ? rows[at_index(g * i)] : columns[at_index(k)]);
     for (std::int64_t c = 0; !forcing_ && c < groups * i; ++c)
-      unite(Tags{rows[at_index(c)]}, Tags{rows[at_index(groups >= std::max(i, o) ? c - c % i : c % i)]}, node);
-    if (groups >= std::max(i, o)) freeze(columns, "outputs of each group of " + where(node), true);
+      unite(Tags{rows[at_index(c)]}, Tags{rows[at_index(whole ? c - c % i : c % i)]}, node);
+    if (whole) freeze(columns, "outputs of each group of " + where(node), true);
   }
   if (node.operands[2].value() != kNoValue) unite(channel(node, in(node, 2), 0), outputs, node);
   set_channels(node, outputs, axis);

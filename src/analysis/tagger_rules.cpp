@@ -38,47 +38,28 @@ const std::map<std::string, Tagger::Rule, std::less<>>& Tagger::rules() {
     add(&Tagger::pad, {"constant_pad_nd", "pad", "_pad_enum"});
     add(&Tagger::scatter, {"slice_scatter"});
     add(&Tagger::fill, {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"});
+    add(&Tagger::cast, {"to", "_to_copy", "type_as"});
+    add(&Tagger::channel_shuffle, {"channel_shuffle"});
     add(&Tagger::fake_quantize_channels, {"fake_quantize_per_channel_affine"});
-    add(&Tagger::elementwise, {"dropout",
-                               "feature_dropout",
-                               "alpha_dropout",
-                               "feature_alpha_dropout",
-                               "contiguous",
-                               "clone",
-                               "alias",
-                               "detach",
-                               "to",
-                               "_to_copy",
-                               "relu6",
-                               "hardtanh",
-                               "expand_as",
-                               "zeros_like",
-                               "ones_like",
-                               "full_like",
-                               "empty_like",
-                               "masked_fill",
-                               "where",
-                               "lift_fresh",
-                               "rsub",
-                               "true_divide",
-                               "float_power",
-                               "fake_quantize_per_tensor_affine",
-                               "selu",
-                               "celu",
-                               "mish",
-                               "log_sigmoid",
-                               "softplus",
-                               "square",
-                               "threshold",
-                               "hardshrink",
-                               "softshrink",
-                               "logit",
-                               "clamp",
-                               "clamp_min",
-                               "clamp_max",
-                               "multiply",
-                               "divide",
-                               "subtract"});
+    add(&Tagger::elementwise, {"dropout",       "feature_dropout",
+                               "alpha_dropout", "feature_alpha_dropout",
+                               "contiguous",    "clone",
+                               "alias",         "detach",
+                               "relu6",         "hardtanh",
+                               "expand_as",     "zeros_like",
+                               "ones_like",     "full_like",
+                               "empty_like",    "masked_fill",
+                               "where",         "lift_fresh",
+                               "rsub",          "true_divide",
+                               "float_power",   "fake_quantize_per_tensor_affine",
+                               "selu",          "celu",
+                               "mish",          "log_sigmoid",
+                               "softplus",      "square",
+                               "threshold",     "hardshrink",
+                               "softshrink",    "logit",
+                               "clamp",         "clamp_min",
+                               "clamp_max",     "multiply",
+                               "divide",        "subtract"});
     all["pare::training_select"] = &Tagger::elementwise;
     return all;
   }();
@@ -264,11 +245,15 @@ void Tagger::no_rule(const Node& node) {
     });
 }
 
+// Another tensor gives its type alone.
+void Tagger::cast(const Node& node) { out(node).layers = in(node, 0).layers; }
+
 void Tagger::channel_norm(const Node& node) {
   const auto x = in(node, 0);
   std::vector<Tagged> operands{x};
-  for (std::size_t i = 1; i < 5; ++i)
-    if (node.operands[i].value() != kNoValue) operands.push_back(weight_along(in(node, i), 1, x.rank()));
+  for (const auto* name : {"weight", "bias", "running_mean", "running_var"})
+    if (node.op.argument(name) >= 0 && node.operand(name).value() != kNoValue)
+      operands.push_back(weight_along(values_[index(node.operand(name).value())], 1, x.rank()));
   out(node).layers = meet(node, operands, out(node).sizes);
 }
 
@@ -283,15 +268,7 @@ void Tagger::group_norm(const Node& node) {
       const auto first = tags[c - c % static_cast<std::size_t>(width)];
       if (groups > 1 && first >= 0 && tags[c] >= 0) tags_.unite(first, tags[c]);
     }
-  channel_norm_like(node, x);
-}
-
-void Tagger::channel_norm_like(const Node& node, const Tagged& x) {
-  std::vector<Tagged> operands{x};
-  for (const auto* name : {"weight", "bias"})
-    if (const auto id = node.operand(name).value(); id != kNoValue)
-      operands.push_back(weight_along(values_[index(id)], 1, x.rank()));
-  out(node).layers = meet(node, operands, out(node).sizes);
+  channel_norm(node);
 }
 
 void Tagger::layer_norm(const Node& node) {
@@ -356,6 +333,10 @@ void Tagger::reduction(const Node& node) {
 
 void Tagger::spatial(const Node& node) {
   const auto x = in(node, 0);
+  for (std::size_t i = 1; i < node.operands.size(); ++i)  // a grid
+    node.operands[i].each_value([&](ValueId id) {
+      for (const auto& layer : values_[index(id)].layers) freeze(layer, where(node) + " takes them as positions");
+    });
   for (const auto& layer : x.layers) {
     const auto axes = varying_axes(layer);
     if (std::ranges::any_of(axes, [](auto axis) { return axis > 1; })) {

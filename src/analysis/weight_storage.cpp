@@ -26,18 +26,16 @@ Grid grid_of(const Node& node) {
 }
 
 // The fake-quantize that a weight goes through before anything computes with it: behind reshapes and transposes at
-// most.
+// most. What others read beside it is stored as they read it.
 const Node* quantizer_of(const Graph& graph, ValueId weight) {
   for (auto value = weight;;) {
     const auto& uses = graph.uses(value);
-    if (uses.size() != 1 && value != weight) return nullptr;
-    for (const auto& use : uses) {
-      if (use.node == kNoNode || use.operand != 0) continue;
-      if (const auto& node = graph.node(use.node); family_of(node.op) == OpFamily::FakeQuantize) return &node;
-    }
-    if (uses.size() != 1 || uses[0].node == kNoNode || family_of(graph, uses[0].node) != OpFamily::PassThrough)
-      return nullptr;
-    value = graph.node(uses[0].node).output();
+    if (uses.size() != 1 || uses[0].node == kNoNode) return nullptr;
+    const auto& node = graph.node(uses[0].node);
+    const auto family = family_of(graph, node.id);
+    if (family == OpFamily::FakeQuantize) return uses[0].operand == 0 ? &node : nullptr;
+    if (family != OpFamily::PassThrough) return nullptr;
+    value = node.output();
   }
 }
 

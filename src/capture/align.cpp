@@ -139,6 +139,13 @@ SymbolicTrace align_sizes(const std::vector<const Trace*>& traces, const std::ve
           trace->calls[call].operands.size() != result.trace.calls[call].operands.size() ||
           trace->calls[call].outputs.size() != result.trace.calls[call].outputs.size())
         aligner.structure_differs(call);
+  for (std::size_t call = 0; call < result.trace.calls.size(); ++call)
+    for (const auto* trace : traces)
+      if (trace->calls[call].guard != result.trace.calls[call].guard)
+        fail("pare.capture.131", traces.front()->module_at(call),
+             "{} reads another value at another size, and the forward may do other things then: fix the sizes or name "
+             "the dims that vary",
+             result.trace.calls[call].op.name());
   for (const auto* trace : traces)
     if (trace->calls.size() != result.trace.calls.size() || trace->outputs != result.trace.outputs)
       aligner.structure_differs(result.trace.calls.size());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <unordered_map>
 
 #include "pare/core/error.hpp"
 #include "pare/graph/graph_builder.hpp"
@@ -20,6 +21,7 @@ struct Pair {
 
 bool same_kind(const Trace& a, const Trace::Call& x, const Trace& b, const Trace::Call& y) {
   if (!(x.op == y.op) || x.outputs.size() != y.outputs.size() || x.operands.size() != y.operands.size()) return false;
+  if (x.guard != y.guard) return false;  // each mode goes the way that the value it reads tells it to
   for (std::size_t i = 0; i < x.operands.size(); ++i) {
     const auto u = x.operands[i].value(), v = y.operands[i].value();
     if (u == kNoValue || v == kNoValue) continue;
@@ -150,7 +152,8 @@ class Assembler {
     return operands;
   }
 
-  // Weight calls are named after the module that owns the weight, others after the module around the last weight.
+  // Calls that read a weight, as it is or transposed, scaled, …, are named after the module that owns it, others after
+  // the module around the last weight.
   NodeId append(int mode, std::size_t call, std::vector<Operand> operands, Condition condition) {
     const auto& trace = side(mode).trace;
     const auto& source = trace.calls[call];
@@ -159,6 +162,11 @@ class Assembler {
       operand.each_value([&](ValueId value) {
         const auto& weight = trace.values[index(value)];
         if (owner.empty() && weight.origin == Trace::Origin::Weight) owner = weight.path;
+      });
+    for (const auto& operand : operands)
+      operand.each_value([&](ValueId value) {
+        if (const auto prepared = prepared_.find(value); owner.empty() && prepared != prepared_.end())
+          owner = prepared->second;
       });
     const bool prepares_weight =
         !source.outputs.empty() && !owner.empty() && !trace.values[index(source.outputs.front())].depends_on_input;
@@ -179,6 +187,8 @@ class Assembler {
     builder_.last().condition = condition;
     builder_.last().barrier = source.barrier;
     builder_.last().guard = source.guard;
+    if (prepares_weight)
+      for (std::size_t i = 0; i < source.outputs.size(); ++i) prepared_[builder_.output_of(id, i)] = owner;
     return id;
   }
 
@@ -264,6 +274,7 @@ class Assembler {
   Weights weights_;
   std::vector<ValueId> to_graph_[2];
   std::map<std::pair<ValueId, ValueId>, ValueId> selects_;
+  std::unordered_map<ValueId, std::string> prepared_;  // weights after ops of their own: the path of the first
   std::string scope_;
   int constants_ = 0;
 };

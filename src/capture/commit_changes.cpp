@@ -128,9 +128,13 @@ void replace_tensors(const std::vector<Change>& changes, UndoSteps& undo) {
 void remember_tensors(const std::vector<Change>& changes, UndoSteps& undo) {
   for (const auto& change : changes) {
     if (change.next.defined()) continue;
-    undo.push_back([live = change.live, copy = change.live.detach().clone()] {
+    const auto gradient = change.live.grad();
+    undo.push_back([live = change.live, copy = change.live.detach().clone(), gradient,
+                    slope = gradient.defined() ? gradient.detach().clone() : gradient] {
       const at::NoGradGuard no_grad;
       live.variable_data().copy_(copy);
+      if (gradient.defined()) gradient.copy_(slope);  // training adds to it in place
+      if (!live.grad().is_same(gradient)) live.mutable_grad() = gradient;
     });
   }
 }

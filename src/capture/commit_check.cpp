@@ -2,10 +2,12 @@
 
 #include <ATen/Functions.h>
 
+#include <set>
 #include <typeinfo>
 
 #include "capture/module_state.hpp"
 #include "capture/samples.hpp"
+#include "graph/written_weights.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -38,7 +40,9 @@ class Check {
         options_(options),
         forward_(options.forward ? options.forward : origin.forward),
         samples_(options.example.empty() ? origin.example : options.example, origin.options),
-        state_(module) {}
+        state_(module) {
+    remember_written();
+  }
 
   void run() {
     constexpr std::int64_t kEvaluated = 3, kTrained = 4;
@@ -47,6 +51,19 @@ class Check {
   }
 
  private:
+  // Writes to what outlives the forward are barriers of the graph.
+  void remember_written() {
+    const auto& graph = origin_.graph;
+    std::set<std::string> written;
+    for (const auto id : graph.nodes())
+      for (const auto weight : written_weights(graph, graph.node(id))) written.insert(graph.value(weight).name);
+    for (const auto& entry : module_tensors(module_).entries)
+      if (written.erase(entry.path) > 0) state_.remember(entry.tensor);
+    for (const auto& path : written)  // never registered: the model's own is the live one
+      if (const auto found = model_.weights().find(path); found != model_.weights().end())
+        state_.remember(found->second.tensor);
+  }
+
   void compare(bool training, const Tensors& inputs) {
     Model reference = model_;
     reference.detach_weights();  // a run in training mode writes running statistics
@@ -88,6 +105,7 @@ class Check {
   std::string first_difference(const Tensors& inputs) {
     auto recorder = std::make_shared<Recorder>(module_tensors(module_), Computation::Values);
     recorder->keep_snapshots();
+    recorder->watch_writes([&](const at::Tensor& tensor) { state_.remember(tensor); });
     for (const auto& input : inputs) recorder->add_input(input);
     state_.set_training(false);
     state_.seed();

@@ -141,6 +141,8 @@ class CommitTrial::State {
   // One forward by shapes. @param why what stands in the way @return whether numbers need not be asked
   bool try_shapes(bool training, const Model& model, std::optional<std::string>& why) {
     auto recorder = std::make_shared<Recorder>(module_tensors(module_), Computation::Shapes);
+    ModuleState state(module_);  // nothing that it writes is worth keeping
+    recorder->watch_writes([&](const at::Tensor& tensor) { state.remember(tensor); });
     const auto inputs = samples_.at(0);
     for (const auto& input : inputs) recorder->add_input(input);
     module_.train(training);

@@ -6,6 +6,7 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 
@@ -33,6 +34,12 @@ ModuleState::ModuleState(torch::nn::Module& module) : module_(module), random_(r
   for (auto& child : module.modules(/*include_self=*/false)) flags_.emplace_back(child.get(), child->is_training());
   for (auto& buffer : module.buffers())
     if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone()});
+  buffers_ = saved_.size();
+}
+
+void ModuleState::remember(const at::Tensor& tensor) {
+  if (std::ranges::none_of(saved_, [&](const Saved& saved) { return saved.tensor.is_same(tensor); }))
+    saved_.push_back({tensor, tensor.detach().clone()});
 }
 
 ModuleState::~ModuleState() {

@@ -9,7 +9,8 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// What a capture must leave as it found it: training flags, buffers, the random state. Puts them back at the end.
+/// What a capture must leave as it found it: training flags, buffers, what else a forward writes to, the random state.
+/// Puts them back at the end.
 class ModuleState {
  public:
   explicit ModuleState(torch::nn::Module& module);
@@ -18,7 +19,11 @@ class ModuleState {
   ModuleState& operator=(const ModuleState&) = delete;
 
   void set_training(bool on) { module_.train(on); }
-  /// Puts back the buffers and parameters that a run wrote, and the random state.
+  /// Another tensor to put back to what it holds now: a parameter, or one that the module never registered.
+  void remember(const at::Tensor& tensor);
+  /// Whether there are any besides the buffers.
+  [[nodiscard]] bool remembers_more() const { return saved_.size() > buffers_; }
+  /// Puts back the tensors that a run wrote, and the random state.
   void restore();
   /// The same random numbers for the module and its replay.
   void seed() const;
@@ -31,6 +36,7 @@ class ModuleState {
   torch::nn::Module& module_;
   std::vector<std::pair<torch::nn::Module*, bool>> flags_;
   std::vector<Saved> saved_;
+  std::size_t buffers_ = 0;  // of those
   at::Tensor random_;
 };
 

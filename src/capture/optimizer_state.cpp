@@ -1,5 +1,6 @@
 #include "capture/optimizer_state.hpp"
 
+#include <fmt/format.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
@@ -77,12 +78,23 @@ bool map_history(optim::OptimizerParamState& state, const Map& map) {
   return true;
 }
 
-// The products that LBFGS keeps of its history must be those of the vectors that are left.
-void refresh_products(optim::LBFGSParamState& state) {
-  std::deque<at::Tensor> products;
-  for (std::size_t i = 0; i < state.old_dirs().size(); ++i)
-    products.push_back(state.old_dirs()[i].dot(state.old_stps()[i]).reciprocal());
+// The products that LBFGS keeps of its history must be those of the vectors that are left. Where the curvature along a
+// step is not positive any more, the step would lead uphill: LBFGS itself never keeps one. @return how many went
+std::size_t refresh_history(optim::LBFGSParamState& state) {
+  constexpr double kLeastCurvature = 1e-10;  // as in LBFGS::step
+  std::deque<at::Tensor> directions, steps, products;
+  for (std::size_t i = 0; i < state.old_dirs().size(); ++i) {
+    const auto curvature = state.old_dirs()[i].dot(state.old_stps()[i]);
+    if (!(curvature.item<double>() > kLeastCurvature)) continue;
+    directions.push_back(state.old_dirs()[i]);
+    steps.push_back(state.old_stps()[i]);
+    products.push_back(curvature.reciprocal());
+  }
+  const auto dropped = state.old_dirs().size() - steps.size();
+  state.old_dirs(std::move(directions));
+  state.old_stps(std::move(steps));
   state.ro(std::move(products));
+  return dropped;
 }
 
 // Numbers of its own for a state that has just been cloned.
@@ -124,10 +136,13 @@ OptimizerState::OptimizerState(optim::Optimizer& optimizer, const ParameterEdits
     if (map_history(*next, [](const at::Tensor& tensor) { return tensor; })) {
       const auto index = flat_index(optimizer, edits);
       map_history(*next, [&](const at::Tensor& tensor) { return tensor.index_select(0, index.to(tensor.device())); });
-      refresh_products(dynamic_cast<optim::LBFGSParamState&>(*next));
+      const auto dropped = refresh_history(dynamic_cast<optim::LBFGSParamState&>(*next));
       if (!edits.empty())
         notes_.push_back(
             "LBFGS: its directions and steps keep the entries that are left, and their products were computed again");
+      if (dropped > 0)
+        notes_.push_back(
+            fmt::format("LBFGS: {} of its steps dropped, along which nothing curves upwards any more", dropped));
     } else if (const auto edit = edits.find(key); edit != edits.end() && !edit->second.narrowings.empty()) {
       const auto& change = edit->second;
       const Map narrow = [&](const at::Tensor& tensor) {
@@ -165,7 +180,7 @@ void mask_optimizer_state(optim::Optimizer& optimizer, const std::unordered_map<
     }
   for (const auto& [key, state] : optimizer.state()) {
     map_history(*state, [&](const at::Tensor& tensor) { return tensor * at::cat(flat).to(tensor.device()); });
-    if (auto* lbfgs = dynamic_cast<optim::LBFGSParamState*>(state.get())) refresh_products(*lbfgs);
+    if (auto* lbfgs = dynamic_cast<optim::LBFGSParamState*>(state.get())) refresh_history(*lbfgs);
     const auto mask = masks.find(key);
     if (mask == masks.end()) continue;
     map_tensors(*state, [&](const at::Tensor& tensor) {

@@ -260,8 +260,6 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   const auto& schema = handle.schema();
   const auto count = schema.arguments().size();
   const Op op(handle);
-  trace_.reads_values |=
-      reads_values(op) || handle.hasTag(at::Tag::data_dependent_output) || handle.hasTag(at::Tag::dynamic_output_shape);
   const auto arguments = tensors_in(stack, count);
   keep_alive_.insert(keep_alive_.end(), arguments.begin(), arguments.end());
 
@@ -280,13 +278,21 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   }
 
   auto operands = operands_of(stack, count);
+  if (op.base() == "aten::equal" && operands[0].value() == operands[1].value()) {
+    torch::jit::drop(stack, count);
+    stack.emplace_back(true);  // a tensor equals itself, whatever its values
+    return;
+  }
+  trace_.reads_values |=
+      reads_values(op) || handle.hasTag(at::Tag::data_dependent_output) || handle.hasTag(at::Tag::dynamic_output_shape);
   const int written = written_argument(schema);
   if (written >= 0) {
     const auto target = stack[stack.size() - count + static_cast<std::size_t>(written)];
-    execute(handle, stack, count, operands);
     if (!target.isTensor())
       fail("pare.capture.111", here(),
            "{} writes to a list of tensors; capture cannot follow it: write to one tensor at a time", op.name());
+    before_write(target.toTensor());
+    execute(handle, stack, count, operands);
     record_write(op, std::move(operands), static_cast<std::size_t>(written), target.toTensor(), arguments);
   } else if (!returns_tensors(schema)) {
     execute(handle, stack, count, operands);
@@ -346,14 +352,11 @@ void Recorder::record_read(const Op& op, std::vector<Operand> operands, const to
   if (stack.empty() || !reads_values(op)) return;
   const auto& seen = stack.back();
   const auto where = here();
-  if (op.base() == "aten::equal") {
-    if (operands[0].value() == operands[1].value()) return;  // a tensor equals itself, whatever its values
-  } else if (depends_on_input(operands)) {
+  if (op.base() != "aten::equal" && depends_on_input(operands))
     fail("pare.capture.121", where,
          "the forward reads a value out of a tensor that depends on its input ({}), so its path may depend on data; "
          "keep the decision in tensor ops (torch::where), or simulate this module on its own forward",
          op.name());
-  }
   Trace::Call call{op, std::move(operands), {}, false, seen};
   call.barrier = true;
   trace_.calls.push_back(std::move(call));

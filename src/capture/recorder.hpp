@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -46,6 +47,9 @@ class Recorder : public Interceptor {
   [[nodiscard]] const at::Tensor& tensor(ValueId value) const { return value_tensors_.at(index(value)); }
   /// With snapshots, `tensor()` keeps each result as it was when computed (for finding where a replay departs).
   void keep_snapshots() noexcept { snapshots_ = true; }
+  /// Has every tensor that outlives the forward shown to `watch` before the forward writes to it: parameters, buffers,
+  /// tensors that were never registered. Where results are not computed, nothing worth keeping is written.
+  void watch_writes(std::function<void(const at::Tensor&)> watch) { watch_ = std::move(watch); }
   /// The module of the call that threw; else of the last weight read.
   [[nodiscard]] std::string where() const { return failed_in_.value_or(here()); }
 
@@ -68,7 +72,7 @@ class Recorder : public Interceptor {
     std::uint64_t version = 0;
     std::vector<View> view;  ///< zero or one
     bool uninitialised = false;
-    std::vector<Operand> empty_operands;  ///< the factory call of an uninitialised tensor
+    std::vector<Operand> empty_operands;  ///< of a tensor that the forward allocated uninitialised: the factory call
     std::vector<Op> empty_op;
   };
 
@@ -88,6 +92,9 @@ class Recorder : public Interceptor {
                             bool barrier = false);
   void execute(const c10::OperatorHandle& op, torch::jit::Stack& stack, std::size_t count,
                const std::vector<Operand>& operands);
+  State& root_of(const at::Tensor& tensor);
+  [[nodiscard]] bool outlives_forward(const State& root) const;
+  void before_write(const at::Tensor& target);
   void separate_identities(torch::jit::Stack& stack, const std::vector<at::Tensor>& arguments);
 
   void record_pure(const Op& op, std::vector<Operand> operands, const std::vector<at::Tensor>& arguments,
@@ -107,6 +114,7 @@ class Recorder : public Interceptor {
   std::vector<at::Tensor> value_tensors_;
   Trace trace_;
   Computation computation_;
+  std::function<void(const at::Tensor&)> watch_;
   bool snapshots_ = false;
   std::optional<std::string> failed_in_;
 };

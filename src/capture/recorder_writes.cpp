@@ -7,12 +7,34 @@
 
 PARE_NAMESPACE_BEGIN
 
+Recorder::State& Recorder::root_of(const at::Tensor& tensor) {
+  auto* root = &state_of(tensor);
+  while (!root->view.empty()) root = &states_.at(root->view.front().parent);
+  return *root;
+}
+
+// What the module holds, or whoever else: anything but what the forward allocated.
+bool Recorder::outlives_forward(const State& root) const {
+  const auto origin = trace_.values[index(root.value)].origin;
+  return origin == Trace::Origin::Weight || (origin == Trace::Origin::Constant && root.empty_op.empty());
+}
+
+void Recorder::before_write(const at::Tensor& target) {
+  if (!target.defined()) return;
+  const auto& root = root_of(target);
+  auto& value = trace_.values[index(root.value)];
+  if (!outlives_forward(root)) {
+    if (value.origin == Trace::Origin::Constant) value.constant = root.alive.clone();  // filled past the dispatcher
+    return;
+  }
+  // Memory that is not LibTorch's own may be gone when the forward is over.
+  const bool owned = root.alive.has_storage() && root.alive.storage().resizable();
+  if (watch_ && (owned || value.origin == Trace::Origin::Weight)) watch_(root.alive);
+}
+
 void Recorder::record_write(const Op& op, std::vector<Operand> operands, std::size_t written, const at::Tensor& target,
                             const std::vector<at::Tensor>& sources) {
-  auto* root = &state_of(target);
-  while (!root->view.empty()) root = &states_.at(root->view.front().parent);
-  const auto origin = trace_.values[index(root->value)].origin;
-  if (origin == Trace::Origin::Weight || origin == Trace::Origin::Constant) {
+  if (outlives_forward(root_of(target))) {
     // The module's own state (a counter, a running average): the write stays what it is, in its place.
     emit(op, std::move(operands), {target}, true);
     return;

@@ -114,8 +114,7 @@ void each_field(torch::optim::LBFGSParamState& state, const Visit& visit) {
   visit("prev_flat_grad", state.prev_flat_grad());
   visit("old_dirs", state.old_dirs());
   visit("old_stps", state.old_stps());
-  visit("ro", state.ro());
-  visit("al", state.al());
+  visit("ro", state.ro());  // al is what one step notes for itself: it begins empty, and most of it is undefined
 }
 
 /// An optimizer's own types.

@@ -86,11 +86,12 @@ struct FieldReader {
       broken(file, fmt::format("there is no tensor '{}'", printable(prefix + name)));
     const auto tensor = tensors.at(prefix + name);
     const bool vector = field == "d" || field == "prev_flat_grad" || field == "old_dirs" || field == "old_stps";
-    const bool number = field == "H_diag" || field == "ro" || field == "al";
+    const bool number = field == "H_diag" || field == "ro";
     const bool fits = vector   ? tensor.dim() == 1 && tensor.numel() == all
                       : number ? tensor.numel() == 1
                                : tensor.sizes() == parameter.sizes();
-    if (!fits || !tensor.is_floating_point())
+    // LBFGS begins with the integer 1.
+    if (!fits || !(tensor.is_floating_point() || field == "H_diag"))
       fail("pare.checkpoint.138", file, "'{}' is [{}]: the optimizer's parameter has another shape",
            printable(prefix + name), fmt::join(tensor.sizes(), ", "));
     return tensor.to(parameter.device()).clone();

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "graph/dequantize.hpp"
+
 PARE_NAMESPACE_BEGIN
 
 namespace checkpoint {
@@ -189,17 +191,10 @@ bool fits(const at::Tensor& stored, const Packing& packing, const at::Tensor& sc
          stored.sizes() == at::IntArrayRef(packing.rows);
 }
 
-at::Tensor stored_integers(const at::Tensor& stored, const Packing& packing) {
-  if (packing.kind != "int4") return stored;
-  // To the top of a byte, and back with the sign.
-  const auto bytes = stored.view(at::kChar);
-  const auto pairs = at::stack({bytes.bitwise_left_shift(4), bytes}, 1).flatten();
-  return pairs.narrow(0, 0, count_of(packing.rows)).bitwise_right_shift(4).view(packing.rows);
-}
-
 at::Tensor unpack(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale,
                   const at::Tensor& zero_point) {
-  return numbers_of(stored_integers(stored, packing), packing, scale, zero_point);
+  const auto integers = packing.kind == "int4" ? unpack_integers(stored, packing.rows) : stored;
+  return numbers_of(integers, packing, scale, zero_point);
 }
 
 }  // namespace checkpoint

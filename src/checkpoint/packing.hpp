@@ -42,9 +42,6 @@ at::Tensor pack(const Model& model, ValueId weight, const Packing& packing);
 /// Whether a stored tensor, a scale and a zero point are what the packing says.
 bool fits(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale, const at::Tensor& zero_point);
 
-/// The integers of the stored form, in the shape of its rows: int8 or uint8. @pre it fits
-at::Tensor stored_integers(const at::Tensor& stored, const Packing& packing);
-
 /// The weight again. @pre it fits
 at::Tensor unpack(const at::Tensor& stored, const Packing& packing, const at::Tensor& scale,
                   const at::Tensor& zero_point);

@@ -8,6 +8,7 @@
 #include "distill/feature_taps.hpp"
 #include "graph/layer_pattern.hpp"
 #include "pare/distill/layer_map.hpp"
+#include "pare/graph/fusion.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -47,18 +48,32 @@ ValueId feature_of(const Graph& graph, const std::string& path) {
   return found.begin()->first;
 }
 
+// Whether a node computes a part of a layer: one of its module, or one that reads a weight of it, as it is or
+// transposed. A linear layer over sequences is a product and a sum, and the product may stand under the module around
+// the layer.
+bool is_part_of(const Graph& graph, const Node& node, const std::string& layer) {
+  if (is_within(node.module, layer)) return true;
+  bool reads = false;
+  for (const auto& operand : node.operands)
+    operand.each_value([&](ValueId value) {
+      const auto weight = table_weight(graph, value);
+      reads |= weight != kNoValue && is_within(graph.value(weight).name, layer);
+    });
+  return reads;
+}
+
 // What the first layer of a stack reads: a value from outside of the type that the layer hands on.
 ValueId input_of(const Graph& graph, const std::string& layer) {
   const auto output = feature_of(graph, layer);
   for (const auto id : graph.nodes()) {
     const auto& node = graph.node(id);
-    if (!is_within(node.module, layer)) continue;
+    if (!is_part_of(graph, node, layer)) continue;
     ValueId found = kNoValue;
     for (const auto& operand : node.operands)
       operand.each_value([&](ValueId value) {
         const auto* producer = graph.producer(value);
         const bool outside =
-            graph.value(value).kind == ValueKind::Input || (producer && !is_within(producer->module, layer));
+            graph.value(value).kind == ValueKind::Input || (producer && !is_part_of(graph, *producer, layer));
         if (found == kNoValue && outside && graph.value(value).type == graph.value(output).type) found = value;
       });
     if (found != kNoValue) return found;

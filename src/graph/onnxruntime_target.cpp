@@ -19,13 +19,11 @@ const TargetDescription& onnxruntime_target() {
   static const TargetDescription target = [] {
     auto result = onednn_target();
     result.name = "onnxruntime";
-    result.bf16 = false;
     result.fusion = kRules;
     for (auto& support : result.families) {
       if (support.family == Convolution) support.float_output = false;
       if (support.family == TransposedConvolution) {
         support.activations.clear();
-        support.integer_output = false;
         support.reason = "ONNX Runtime's kernel is float; only the weights are stored as integers";
       }
     }

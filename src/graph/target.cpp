@@ -9,16 +9,6 @@ const TargetDescription::Support* TargetDescription::find(OpFamily family) const
   return found == families.end() ? nullptr : &*found;
 }
 
-bool TargetDescription::supports_weight(OpFamily family, const Scheme& scheme) const noexcept {
-  const auto* support = find(family);
-  return support && std::ranges::find(support->weights, scheme) != support->weights.end();
-}
-
-bool TargetDescription::supports_activation(OpFamily family, const Scheme& scheme) const noexcept {
-  const auto* support = find(family);
-  return support && std::ranges::find(support->activations, scheme) != support->activations.end();
-}
-
 const TargetDescription& onednn_target() {
   using enum OpFamily;
   using enum TargetDescription::Granularity;
@@ -29,61 +19,23 @@ const TargetDescription& onednn_target() {
   static const std::string float_inside = "computed in float; the result may be quantized for an integer consumer";
   static const TargetDescription target{
       .name = "onednn",
-      .families =
-          {
-              {.family = Convolution,
-               .weights = weights,
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = TransposedConvolution,
-               .weights = weights,
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = Linear, .weights = weights, .activations = activations, .integer_output = true, .reason = {}},
-              {.family = MatrixMultiply,
-               .weights = {},
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = Attention, .weights = {}, .activations = activations, .integer_output = true, .reason = {}},
-              {.family = Addition, .weights = {}, .activations = activations, .integer_output = true, .reason = {}},
-              {.family = Multiplication,
-               .weights = {},
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = Concatenation,
-               .weights = {},
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = AveragePooling,
-               .weights = {},
-               .activations = activations,
-               .integer_output = true,
-               .reason = {}},
-              {.family = Activation, .weights = {}, .activations = activations, .integer_output = true, .reason = {}},
-              {.family = PassThrough, .weights = {}, .activations = activations, .integer_output = true, .reason = {}},
-              {.family = Normalization,
-               .weights = {},
-               .activations = {},
-               .integer_output = true,
-               .reason = float_inside},
-              {.family = Softmax, .weights = {}, .activations = {}, .integer_output = true, .reason = float_inside},
-              {.family = Recurrent,
-               .weights = weights,
-               .activations = {},
-               .integer_output = false,
-               .reason = weight_only},
-              {.family = Embedding,
-               .weights = weights,
-               .activations = {},
-               .integer_output = false,
-               .reason = weight_only},
-          },
-      .bf16 = true};
+      .families = {
+          {.family = Convolution, .weights = weights, .activations = activations, .reason = {}},
+          {.family = TransposedConvolution, .weights = weights, .activations = activations, .reason = {}},
+          {.family = Linear, .weights = weights, .activations = activations, .reason = {}},
+          {.family = MatrixMultiply, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Attention, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Addition, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Multiplication, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Concatenation, .weights = {}, .activations = activations, .reason = {}},
+          {.family = AveragePooling, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Activation, .weights = {}, .activations = activations, .reason = {}},
+          {.family = PassThrough, .weights = {}, .activations = activations, .reason = {}},
+          {.family = Normalization, .weights = {}, .activations = {}, .reason = float_inside},
+          {.family = Softmax, .weights = {}, .activations = {}, .reason = float_inside},
+          {.family = Recurrent, .weights = weights, .activations = {}, .reason = weight_only},
+          {.family = Embedding, .weights = weights, .activations = {}, .reason = weight_only},
+      }};
   return target;
 }
 

@@ -43,6 +43,13 @@ void Lowering::check_ports() const {
          graph_.outputs().size());
   if (graph_.dims().size() > 1)
     fail("pare.mcu.103", "", "sizes besides the batch vary ({}): capture the model at fixed ones", graph_.dims()[1]);
+  // One that varies is the batch, of which a program has one sample, only as dimension 0.
+  const auto& input = graph_.value(graph_.inputs()[0]);
+  for (std::size_t d = 0; d < input.type.rank(); ++d)
+    if (const auto& size = input.type.sizes[d]; !size.is_constant() && (d > 0 || size != SymbolicInt::dim(0)))
+      fail("pare.mcu.103", input.name,
+           "sizes besides the batch vary (dimension {} is {}): capture the model at fixed ones", d,
+           size.text(graph_.dims()));
 }
 
 bool Lowering::is_table_node(const Node& node) const {

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "pare/core/error.hpp"
+#include "unit_length.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -19,10 +20,6 @@ void check(const at::Tensor& a, const at::Tensor& b, double temperature) {
 // KL(p || q) from logarithms of probabilities, over `dim`.
 at::Tensor divergence(const at::Tensor& log_p, const at::Tensor& log_q, std::int64_t dim) {
   return (log_p.exp() * (log_p - log_q)).sum(dim);
-}
-
-at::Tensor normalized(const at::Tensor& rows) {
-  return rows / rows.square().sum(1, /*keepdim=*/true).clamp_min(1e-12).sqrt();
 }
 
 }  // namespace
@@ -60,7 +57,7 @@ at::Tensor decoupled_divergence(const at::Tensor& student, const at::Tensor& tea
 at::Tensor contrastive_divergence(const at::Tensor& a, const at::Tensor& b, double temperature,
                                   const at::Tensor& labels) {
   check(a, b, temperature);
-  auto similarity = at::matmul(normalized(a), normalized(b).t()) / temperature;
+  auto similarity = at::matmul(unit_length(a, 1), unit_length(b, 1).t()) / temperature;
   const auto rows = at::arange(a.size(0), at::TensorOptions().dtype(at::kLong).device(a.device()));
   if (labels.defined()) {
     const auto same = labels.unsqueeze(0).eq(labels.unsqueeze(1));

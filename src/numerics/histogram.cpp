@@ -70,8 +70,9 @@ void Histogram::cover(Range range) {
 
 void Histogram::observe(const at::Tensor& values) {
   if (values.numel() == 0) return;
-  cover(finite_extrema(values));
+  // Bins for the numbers as they are counted: float32 may round one up to the next bin, or to infinity.
   const auto floats = values.detach().to(at::kCPU, at::kFloat).contiguous();
+  cover(finite_extrema(floats));
   const auto* data = floats.data_ptr<float>();
   const auto count = floats.numel();
   total_ += count;

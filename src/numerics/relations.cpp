@@ -6,29 +6,20 @@
 #include <cmath>
 
 #include "pare/core/error.hpp"
+#include "unit_length.hpp"
 
 PARE_NAMESPACE_BEGIN
 
-namespace {
-
-constexpr double kLeastNorm = 1e-12;
-
-at::Tensor unit(const at::Tensor& vectors, std::int64_t dim) {
-  return vectors / vectors.square().sum(dim, /*keepdim=*/true).clamp_min(kLeastNorm).sqrt();
-}
-
-}  // namespace
-
-at::Tensor attention_map(const at::Tensor& features) { return unit(features.square().mean(1).flatten(1), 1); }
+at::Tensor attention_map(const at::Tensor& features) { return unit_length(features.square().mean(1).flatten(1), 1); }
 
 at::Tensor distance_relation(const at::Tensor& embeddings) {
   constexpr std::int64_t kExactly = 2;  // by differences: products would leave a distance from a sample to itself
   const auto distances = at::cdist(embeddings, embeddings, 2.0, kExactly);
-  return distances / (distances.sum() / distances.gt(0).sum().clamp_min(1)).clamp_min(kLeastNorm);
+  return distances / (distances.sum() / distances.gt(0).sum().clamp_min(1)).clamp_min(1e-12);
 }
 
 at::Tensor angle_relation(const at::Tensor& embeddings) {
-  const auto directions = unit(embeddings.unsqueeze(0) - embeddings.unsqueeze(1), 2);  // [j, i, D]: from j to i
+  const auto directions = unit_length(embeddings.unsqueeze(0) - embeddings.unsqueeze(1), 2);  // [j, i, D]: from j to i
   return at::bmm(directions, directions.transpose(1, 2));
 }
 

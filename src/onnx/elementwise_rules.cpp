@@ -101,6 +101,19 @@ void reciprocal_root(Emitter& out, const Node& node) {
   out.result(node, "Reciprocal", {out.call("Sqrt", {out.input_as(node, 0, result_type(out, node))})});
 }
 
+// Halves to even. Decimals are rounded as LibTorch does: a multiple or a share by a whole power of ten, and back.
+void round_decimals(Emitter& out, const Node& node) {
+  const auto dtype = result_type(out, node);
+  const auto x = out.input_as(node, 0, dtype);
+  const auto position = node.op.argument("decimals");
+  const auto decimals = position < 0 ? 0 : integer_of(node, static_cast<std::size_t>(position));
+  if (decimals == 0) return out.result(node, "Round", {x});
+  const bool fraction = decimals > 0;
+  const auto power = out.scalar(std::pow(10.0, std::abs(static_cast<double>(decimals))), dtype);
+  const auto whole = out.call("Round", {out.call(fraction ? "Mul" : "Div", {x, power})});
+  out.result(node, fraction ? "Div" : "Mul", {whole, power});
+}
+
 // log(1 + x), exp(x) - 1 and their like: a function of x after or before another number.
 void log_of_one_more(Emitter& out, const Node& node) {
   const auto dtype = result_type(out, node);
@@ -168,6 +181,7 @@ void power(Emitter& out, const Node& node) {
 }
 
 void where(Emitter& out, const Node& node) {
+  if (node.operands.size() != 3) Emitter::refuse(node, "how many places it finds depends on values");
   const auto dtype = result_type(out, node);
   out.result(node, "Where",
              {out.input_as(node, 0, at::kBool), out.input_as(node, 1, dtype), out.input_as(node, 2, dtype)});
@@ -203,10 +217,10 @@ constexpr const char kMul[] = "Mul", kMaximum[] = "Max", kMinimum[] = "Min", kEq
                      kLessOrEqual[] = "LessOrEqual", kGreater[] = "Greater", kGreaterOrEqual[] = "GreaterOrEqual",
                      kNot[] = "Not", kAnd[] = "And", kOr[] = "Or", kXor[] = "Xor", kExp[] = "Exp", kLog[] = "Log",
                      kSqrt[] = "Sqrt", kAbs[] = "Abs", kNeg[] = "Neg", kErf[] = "Erf", kFloor[] = "Floor",
-                     kCeil[] = "Ceil", kRound[] = "Round", kSin[] = "Sin", kCos[] = "Cos", kSign[] = "Sign",
-                     kReciprocal[] = "Reciprocal", kIsNaN[] = "IsNaN", kTan[] = "Tan", kAtan[] = "Atan",
-                     kAsin[] = "Asin", kAcos[] = "Acos", kSinh[] = "Sinh", kCosh[] = "Cosh", kAsinh[] = "Asinh",
-                     kAcosh[] = "Acosh", kAtanh[] = "Atanh", kIsInf[] = "IsInf";
+                     kCeil[] = "Ceil", kSin[] = "Sin", kCos[] = "Cos", kSign[] = "Sign", kReciprocal[] = "Reciprocal",
+                     kIsNaN[] = "IsNaN", kTan[] = "Tan", kAtan[] = "Atan", kAsin[] = "Asin", kAcos[] = "Acos",
+                     kSinh[] = "Sinh", kCosh[] = "Cosh", kAsinh[] = "Asinh", kAcosh[] = "Acosh", kAtanh[] = "Atanh",
+                     kIsInf[] = "IsInf";
 constexpr double kTwo = 2, kTen = 10;
 
 constexpr RuleEntry kElementwiseRules[] = {
@@ -242,7 +256,7 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::erf", unary<kErf>},
     {"aten::floor", unary<kFloor>},
     {"aten::ceil", unary<kCeil>},
-    {"aten::round", unary<kRound>},
+    {"aten::round", round_decimals},
     {"aten::sin", unary<kSin>},
     {"aten::cos", unary<kCos>},
     {"aten::sign", unary<kSign>},

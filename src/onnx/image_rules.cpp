@@ -75,12 +75,18 @@ std::vector<float> given_factors(const Emitter& out, const Node& node) {
   const auto& to = out.type(node.output()).sizes;
   const auto spatial = from.size() - 2;
   constexpr std::string_view names[] = {"scales_d", "scales_h", "scales_w"};
+  // Some overloads take them one by one, others as a list.
+  const auto list = node.op.argument("scale_factors");
+  const auto* listed = list < 0 ? nullptr : node.operand(static_cast<std::size_t>(list)).get<Operand::Doubles>();
+  const auto factor_of = [&](std::size_t d) -> std::optional<double> {
+    if (listed) return d < listed->size() ? std::optional(listed->at(d)) : std::nullopt;
+    const auto position = node.op.argument(spatial == 1 ? "scales" : names[3 - spatial + d]);
+    return position < 0 ? std::nullopt : node.operand(static_cast<std::size_t>(position)).number();
+  };
   std::vector<float> factors{1, 1};
   bool rounded = false;
   for (std::size_t d = 0; d < spatial; ++d) {
-    const auto position = node.op.argument(spatial == 1 ? "scales" : names[3 - spatial + d]);
-    const auto factor =
-        position < 0 ? std::optional<double>() : node.operand(static_cast<std::size_t>(position)).number();
+    const auto factor = factor_of(d);
     if (!factor) return {};
     const auto before = from[2 + d].constant(), after = to[2 + d].constant();
     rounded |=

@@ -92,7 +92,13 @@ void gemm(Emitter& out, const Node& node, ValueId source, ValueId weight, ValueI
   out.result(node, "Gemm", std::move(inputs), {{"transB", static_cast<std::int64_t>(transposed)}});
 }
 
+// Overloads that sum in a wider type than they read.
+void refuse_wider(const Node& node) {
+  if (node.op.argument("out_dtype") >= 0) Emitter::refuse(node, "a product of another type than its factors");
+}
+
 void addmm(Emitter& out, const Node& node) {
+  refuse_wider(node);
   if (node.operand("beta").number() != 1.0 || node.operand("alpha").number() != 1.0) {
     const auto scaled = [&](const std::string& name, std::size_t factor) {
       const auto number = node.operand(factor).number();
@@ -130,9 +136,13 @@ void linear(Emitter& out, const Node& node) {
     out.result(node, "Add", {product, out.input(node, 2)});
 }
 
-void product(Emitter& out, const Node& node) { out.result(node, "MatMul", {out.input(node, 0), out.input(node, 1)}); }
+void product(Emitter& out, const Node& node) {
+  refuse_wider(node);
+  out.result(node, "MatMul", {out.input(node, 0), out.input(node, 1)});
+}
 
 void batched_sum(Emitter& out, const Node& node) {
+  refuse_wider(node);
   if (node.operand("beta").number() != 1.0 || node.operand("alpha").number() != 1.0)
     Emitter::refuse(node, "factors other than 1");
   const auto products = out.call("MatMul", {out.input(node, 1), out.input(node, 2)});

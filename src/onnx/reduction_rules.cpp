@@ -1,6 +1,8 @@
 // Sums, means, norms and extrema over dimensions.
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "onnx/rules.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -40,7 +42,8 @@ void norm(Emitter& out, const Node& node) {
   const auto dims = node.op.argument("dim");
   const auto axes = dims < 0 ? Ints{} : axes_of(node, out, static_cast<std::size_t>(dims));
   if (order != 1.0 && order != 2.0) Emitter::refuse(node, "order {}", order);
-  out.alias(node, reduce(out, order == 2.0 ? "L2" : "L1", out.input(node, 0), axes, keeps(node), node.name));
+  const auto source = out.input_as(node, 0, out.type(node.output()).dtype);
+  out.alias(node, reduce(out, order == 2.0 ? "L2" : "L1", source, axes, keeps(node), node.name));
 }
 
 void largest_index(Emitter& out, const Node& node) {
@@ -48,8 +51,11 @@ void largest_index(Emitter& out, const Node& node) {
   const auto& dims = node.operand(1);
   auto source = out.input(node, 0);
   if (dims.is_none()) source = out.call("Reshape", {source, out.integers({-1})});
-  const auto axis = dims.is_none() ? 0 : dim_of(node, 1, out.type(node.input(0)).rank());
-  out.result(node, op, {source}, {{"axis", axis}, {"keepdims", std::int64_t{keeps(node)}}});
+  const auto rank = out.type(node.input(0)).rank();
+  const auto axis = dims.is_none() ? 0 : dim_of(node, 1, rank);
+  const auto place = out.call(op, {source}, {{"axis", axis}, {"keepdims", std::int64_t{keeps(node)}}}, node.name);
+  const bool all_kept = dims.is_none() && keeps(node);
+  out.alias(node, all_kept ? out.call("Reshape", {place, out.integers(Ints(rank, 1))}) : place);
 }
 
 // Values and where they are.
@@ -78,10 +84,11 @@ void running_sum(Emitter& out, const Node& node) {
              {out.input_as(node, 0, out.type(node.output()).dtype), out.scalar(static_cast<double>(dim), at::kLong)});
 }
 
-// sum (x - mean)^2 / (n - correction), and its root.
+// sum (x - mean)^2 / (n - correction), and its root. Unbiased is a correction of 1.
 void variance(Emitter& out, const Node& node) {
   const auto& sizes = out.type(node.input(0)).sizes;
-  auto axes = axes_of(node, out, 1);
+  const auto dims = node.op.argument("dim");
+  auto axes = dims < 0 ? Ints{} : axes_of(node, out, static_cast<std::size_t>(dims));
   if (axes.empty())
     for (std::size_t d = 0; d < sizes.size(); ++d) axes.push_back(static_cast<std::int64_t>(d));
   std::int64_t count = 1;
@@ -90,7 +97,8 @@ void variance(Emitter& out, const Node& node) {
     if (!size) Emitter::refuse(node, "the number of elements is not fixed");
     count *= *size;
   }
-  const auto left = static_cast<double>(count) - number_of(node, 2, 1);
+  const auto correction = std::max(node.op.argument("correction"), node.op.argument("unbiased"));
+  const auto left = static_cast<double>(count) - number_of(node, static_cast<std::size_t>(correction), 1);
   const auto x = out.input(node, 0);
   const auto centred = out.call("Sub", {x, reduce(out, "Mean", x, axes, true)});
   const auto total = reduce(out, "Sum", out.call("Mul", {centred, centred}), axes, keeps(node));
@@ -109,6 +117,8 @@ void quantifier(Emitter& out, const Node& node) {
   if (dims >= 0) {
     const auto rank = out.type(node.input(0)).rank();
     axes = node.operand(static_cast<std::size_t>(dims)).integer() ? Ints{dim_of(node, 1, rank)} : axes_of(node, out, 1);
+    if (axes.empty() && !node.operand(static_cast<std::size_t>(dims)).is_none())
+      Emitter::refuse(node, "a list of no dimensions");
   }
   const auto flags = out.cast(out.input_as(node, 0, at::kBool), at::kBool, at::kInt);
   out.alias(node, out.cast(reduce(out, any ? "Max" : "Min", flags, axes, keeps(node)), at::kInt, at::kBool));

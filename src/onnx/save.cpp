@@ -8,6 +8,7 @@
 #include <limits>
 #include <unordered_map>
 
+#include "core/fingerprint.hpp"
 #include "core/replace_file.hpp"
 #include "onnx/rules.hpp"
 #include "pare/graph/fusion.hpp"
@@ -297,15 +298,12 @@ ExternalData placed(const Proto& proto, const std::string& file) {
   return external;
 }
 
-// FNV-1a: the file of weights is named after what it holds, so that the old model keeps the old one until it is
-// replaced itself.
-std::uint64_t digest(const Proto& proto) {
-  std::uint64_t hash = 14695981039346656037ULL;
-  for (const auto& tensor : proto.initializers) {
-    const auto* bytes = static_cast<const unsigned char*>(tensor.data.const_data_ptr());
-    for (std::size_t i = 0; i < tensor.data.nbytes(); ++i) hash = (hash ^ bytes[i]) * 1099511628211ULL;
-  }
-  return hash;
+// The file of weights is named after what it holds, so that the old model keeps the old one until it is replaced
+// itself.
+std::string digest(const Proto& proto) {
+  Fingerprint weights;
+  for (const auto& tensor : proto.initializers) weights.add(tensor.data.const_data_ptr(), tensor.data.nbytes());
+  return weights.text();
 }
 
 [[noreturn]] void cannot_write(const std::string& path) { fail("pare.onnx.104", path, "the file cannot be written"); }
@@ -337,7 +335,7 @@ void save(const Model& model, const std::string& path, const SaveOptions& option
   bool known = false;
   if (bytes > options.external_above) {
     const std::filesystem::path target(path);
-    external = placed(proto, fmt::format("{}.{:016x}.data", target.filename().string(), digest(proto)));
+    external = placed(proto, fmt::format("{}.{}.data", target.filename().string(), digest(proto)));
     beside = (target.parent_path() / external.file).string();
     // The name says what the file holds: one that is there may be the old model's, too, and stays.
     known = std::filesystem::exists(beside);

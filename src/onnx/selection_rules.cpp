@@ -183,7 +183,7 @@ void embedding_bag(Emitter& out, const Node& node) {
     if (!out.graph().uses(node.outputs[i]).empty()) Emitter::refuse(node, "more than the bags is used");
   if (node.input(6) != kNoValue) Emitter::refuse(node, "a weight for each row");
   if (const auto padding = node.op.argument("padding_idx");
-      padding >= 0 && node.operand(static_cast<std::size_t>(padding)).integer().value_or(-1) >= 0)
+      padding >= 0 && !node.operand(static_cast<std::size_t>(padding)).is_none())
     Emitter::refuse(node, "rows that do not count");
   constexpr std::string_view kinds[] = {"Sum", "Mean", "Max"};
   const auto matrix = out.call("Reshape", {out.input(node, 1), out.integers({-1, *per_bag})});

@@ -21,6 +21,8 @@ void identity(Emitter& out, const Node& node) {
 }
 
 void reshape(Emitter& out, const Node& node) {
+  if (out.type(node.input(0)).dtype != out.type(node.output()).dtype)
+    Emitter::refuse(node, "the same bits read as another type");
   out.alias(node, reshape_to(out, out.input(node, 0), out.type(node.input(0)).sizes, out.type(node.output()).sizes));
 }
 

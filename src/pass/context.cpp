@@ -10,6 +10,11 @@ PARE_NAMESPACE_BEGIN
 Context::Context(Model& model, ContextOptions options)
     : options_(std::move(options)), rewriter_(model), reporter_(report_, model), analyses_(model) {}
 
+bool Context::has_calibration() const {
+  if (!has_calibration_) has_calibration_ = !options_.calibration.empty();
+  return *has_calibration_;
+}
+
 const Batches& Context::calibration() const {
   if (!has_calibration())
     fail("pare.pass.102", pass_, "this pass measures on calibration batches and got none: give .calibration = batches");

@@ -40,11 +40,9 @@ void validate_auto(const AutoOptions& options) {
 }
 
 Bench::Bench(const Model& model, const AutoOptions& options)
-    : options_(options),
-      example_(example_of(options.example, options.calibration)),
-      original_(model),
-      progress_(cancellable(options.progress, options.cancelled)) {
+    : options_(options), original_(model), progress_(cancellable(options.progress, options.cancelled)) {
   original_.eval();
+  example_ = example_of(original_, options.example, options.calibration);
   if (!options.checkpoint.empty()) journal_ = Journal(options.checkpoint, fingerprint(), original_);
   check_cancelled("the captured model");
   if (judged()) before_ = original_scores();
@@ -63,10 +61,14 @@ std::string Bench::fingerprint() const {
   for (const auto& [layer, dtype] : how.node_precision) all.add(fmt::format("{} {}", layer, static_cast<int>(dtype)));
   for (const auto& head : options_.heads)
     all.add(fmt::format("{} {}", head.name, head.max_drop ? head.max_drop->fraction : -1.0));
-  if (const auto& training = options_.training; training.data)
-    all.add(fmt::format("training {} {} {} {} {} {} {}", training.fit.epochs, training.fit.steps, training.fit.rate,
-                        training.fit.weight_decay, training.fit.batch_statistics, training.quantized_epochs,
-                        training.quantized_rate));
+  if (const auto& training = options_.training; training.data) {
+    const auto& fit = training.fit;
+    all.add(fmt::format("training {} {} {} {} {} {} {}", fit.epochs, fit.steps, fit.rate, fit.weight_decay,
+                        fit.batch_statistics, training.quantized_epochs, training.quantized_rate));
+    all.add(fmt::format("fit {} {} {} {} {} {} {} {}", static_cast<int>(fit.optimizer), fit.momentum,
+                        static_cast<int>(fit.decay), fit.warm_up.fraction, fit.clip, fit.accumulate, fit.mixed,
+                        fit.keep_zeros));
+  }
   all.add(fingerprint_of(original_));
   add_batches(all, options_.calibration);
   add_batches(all, std::vector<Batch>{options_.example});

@@ -3,11 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <numeric>
+#include <ostream>
+#include <span>
 
+#include "core/replace_file.hpp"
 #include "pare/analysis/layer_exchange.hpp"
 #include "pare/core/error.hpp"
 #include "pipeline/bitmap.hpp"
@@ -153,8 +153,8 @@ std::string sensitivity(const AutoResult& result) {
          escaped(result.sensitivity->variants().back()) + ".</p>\n" + bars(all);
 }
 
-// The channels of the captured weight that are left, through all selections.
-std::vector<std::int64_t> channels_left(const std::vector<Narrowing>& steps, std::int64_t total) {
+// The channels of the original weight that are left, through the selections since.
+std::vector<std::int64_t> channels_left(std::span<const Narrowing> steps, std::int64_t total) {
   std::vector<std::int64_t> kept(static_cast<std::size_t>(total));
   std::iota(kept.begin(), kept.end(), 0);
   for (const auto& step : steps) {
@@ -173,8 +173,11 @@ std::string mask(const AutoResult& result, const std::string& path) {
   const auto before = result.original.weights().find(path);
   if (before != result.original.weights().end() && before->second.tensor.size(0) > weight.size(0)) {
     const auto total = before->second.tensor.size(0);
+    const std::span steps(result.model.weights().narrowings(path));
+    // The original may have been pruned before: its own selections lead to it, not on from it.
+    const auto earlier = std::min(before->second.narrowings.size(), steps.size());
     html += fmt::format("{} of {}", weight.size(0), total) +
-            channel_strip(total, channels_left(result.model.weights().narrowings(path), total));
+            channel_strip(total, channels_left(steps.subspan(earlier), total));
   }
   constexpr double kSparse = 0.3;  // few bits round a tenth to zero
   const auto present = weight.detach().ne(0).flatten(1).to(at::kFloat);
@@ -244,19 +247,8 @@ std::string html_report(const AutoResult& result, const HtmlReportOptions& optio
 
 void write_html_report(const std::string& path, const AutoResult& result, const HtmlReportOptions& options) {
   const auto page = html_report(result, options);
-  const auto draft = path + ".part";
-  {
-    std::ofstream file(draft, std::ios::binary);
-    file << page;
-    if (!file.flush()) {
-      file.close();
-      std::remove(draft.c_str());
-      fail("pare.pipeline.106", path, "the report cannot be written: no such folder, no permission or a full disk");
-    }
-  }
-  std::error_code error;
-  std::filesystem::rename(draft, path, error);
-  if (error) fail("pare.pipeline.106", path, "the report cannot be written: {}", error.message());
+  if (!replace_file(path, [&](std::ostream& file) { file << page; }))
+    fail("pare.pipeline.106", path, "the report cannot be written: no such folder, no permission or a full disk");
 }
 
 PARE_NAMESPACE_END

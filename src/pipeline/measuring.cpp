@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "pare/core/error.hpp"
@@ -29,6 +31,27 @@ class Relay {
   Progress to_;
   std::map<std::string, std::pair<std::unique_ptr<Progress::Task>, std::size_t>> tasks_;
 };
+
+// Whether the first entries of all inputs are one sample: every dimension 0 is the batch, nothing else has to do with
+// the batch's size, and the model runs on one.
+bool holds_samples(const Graph& graph, const Batch& batch) {
+  if (batch.size() != graph.inputs().size()) return false;
+  std::optional<std::uint32_t> dim;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (!batch[i].defined()) continue;
+    const auto& sizes = graph.value(graph.inputs()[i]).type.sizes;
+    if (sizes.empty() || batch[i].dim() == 0 || batch[i].size(0) == 0 || sizes[0].terms().size() != 1) return false;
+    const auto& dims = sizes[0].terms()[0].dims;
+    if (dims.size() != 1 || sizes[0] != SymbolicInt::dim(dims[0]) || dim.value_or(dims[0]) != dims[0]) return false;
+    dim = dims[0];
+    const auto depends = [&](const SymbolicInt& size) {
+      return std::ranges::any_of(
+          size.terms(), [&](const SymbolicInt::Term& term) { return std::ranges::count(term.dims, *dim) > 0; });
+    };
+    if (std::any_of(sizes.begin() + 1, sizes.end(), depends)) return false;
+  }
+  return dim && graph.smallest_dims()[*dim] <= 1;
+}
 
 }  // namespace
 
@@ -56,13 +79,15 @@ std::uint64_t bytes_of(const Model& model) {
   return bytes;
 }
 
-Batch example_of(const Batch& example, const Batches& calibration) {
-  if (!example.empty()) return example;
-  if (calibration.empty())
+Batch example_of(const Model& model, const Batch& example, const Batches& calibration) {
+  if (example.empty() && calibration.empty())
     fail("pare.pipeline.102", "", "nothing to measure latency on: give an example or calibration batches");
-  auto batch = *calibration.begin();
-  for (auto& input : batch)
-    if (input.defined() && input.dim() > 0) input = input.narrow(0, 0, 1).contiguous();
+  auto batch = example.empty() ? *calibration.begin() : example;
+  if (example.empty() && holds_samples(model.graph(), batch))
+    for (auto& input : batch)
+      if (input.defined()) input = input.narrow(0, 0, 1).contiguous();
+  const at::NoGradGuard no_grad;
+  (void)model.run(batch);
   return batch;
 }
 

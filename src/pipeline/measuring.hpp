@@ -23,9 +23,13 @@ Progress cancellable(const Progress& progress, const std::function<bool()>& canc
 /// Bytes of the weight table; tensors that are shared count once.
 std::uint64_t bytes_of(const Model& model);
 
-/// One sample of the calibration data unless `example` is given: what a single request looks like.
-/// @throws Error `pare.pipeline.102` when there is neither
-Batch example_of(const Batch& example, const Batches& calibration);
+/// One sample of the calibration data unless `example` is given: what a single request looks like. The first batch as
+/// it is where its first entries are no sample: sizes are fixed, or the batch is not dimension 0 alone.
+///
+/// The model is run on it, so that an example that does not fit is refused before hours of work.
+/// @pre the model is in evaluation mode
+/// @throws Error `pare.pipeline.102` when there is neither; as `Model::run`
+Batch example_of(const Model& model, const Batch& example, const Batches& calibration);
 
 /// @param judged whether there is something to judge by
 /// @throws Error `pare.pipeline.101` for limits that are not positive, or a drop that nothing judges

@@ -44,13 +44,10 @@ std::string shortfall(const Budget& budget, const PipelineReport& report, std::u
 /// One run of a pipeline.
 class Run {
  public:
-  Run(const Model& model, const PipelineOptions& options)
-      : options_(options),
-        example_(example_of(options.example, options.calibration)),
-        original_(model),
-        current_(model) {
+  Run(const Model& model, const PipelineOptions& options) : options_(options), original_(model), current_(model) {
     original_.eval();
     current_.eval();
+    example_ = example_of(original_, options.example, options.calibration);
   }
 
   void start(const PipelineCheckpoint* checkpoint) {

@@ -23,15 +23,19 @@ double nice_step(double span, int count) {
 class Axis {
  public:
   Axis(double low, double high, double from, double to) : low_(low), high_(high), from_(from), to_(to) {
-    const auto margin = high > low ? 0.08 * (high - low) : std::max(1e-6, 0.05 * std::abs(high));
+    // Numbers that differ by rounding alone are one: no tick would fit between them.
+    const auto largest = std::max(std::abs(low), std::abs(high));
+    const auto margin = high - low > 1e-9 * largest ? 0.08 * (high - low) : std::max(1e-6, 0.05 * largest);
     low_ -= margin;
     high_ += margin;
   }
   [[nodiscard]] double at(double value) const { return from_ + (value - low_) / (high_ - low_) * (to_ - from_); }
   [[nodiscard]] std::vector<double> ticks() const {
     const auto step = nice_step(high_ - low_, 5);
+    const auto first = std::ceil(low_ / step);
+    const auto count = static_cast<int>(std::floor(high_ / step) - first) + 1;
     std::vector<double> ticks;
-    for (auto at = std::ceil(low_ / step); at * step <= high_; ++at) ticks.push_back(at * step + 0.0);  // never -0
+    for (int i = 0; i < count; ++i) ticks.push_back((first + i) * step + 0.0);  // never -0
     return ticks;
   }
 

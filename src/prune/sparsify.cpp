@@ -129,6 +129,7 @@ void validate_sparsity(const SparsitySettings& settings) {
 Preserved sparsify(Model& model, Context& context, const SparsitySettings& settings) {
   validate_sparsity(settings);
   const at::NoGradGuard no_grad;
+  const bool training = model.is_training();
   model.eval();
   auto layers = find_sparse_layers(model, context, settings);
   CalibrationBatches calibration;
@@ -155,6 +156,7 @@ Preserved sparsify(Model& model, Context& context, const SparsitySettings& setti
     }
   }
   write_weights(model, context, settings, calibration, layers);
+  model.train(training);
   for (const auto& layer : layers) report(context, settings, layer, layer.steps[layer.chosen].damage);
   context.report().declined("speed", "",
                             "the kernels of this process are dense: zeros make the model smaller to store, "

@@ -65,6 +65,13 @@ const FusedRegion* sole_reader(const Graph& graph, const std::vector<FusedRegion
   }
 }
 
+// Whether the channels that a layer writes lie along the axis that the other one reads: a linear layer behind a
+// convolution mixes positions, and a convolution of other dimensions takes the batch for channels.
+bool share_axis(const Graph& graph, const FusedRegion& first, const FusedRegion& second) {
+  return first.family == second.family &&
+         graph.value(first.weight).type.rank() == graph.value(second.weight).type.rank();
+}
+
 const char* obstacle(const Graph& graph, const FusedRegion& first, const FusedRegion* second) {
   if (first.batch_norm != kNoNode) return "its batch norm is not folded";
   if (first.residual != kNoValue) return "a residual is added to its output";
@@ -73,6 +80,7 @@ const char* obstacle(const Graph& graph, const FusedRegion& first, const FusedRe
   if (!is_homogeneous(graph, first)) return "its activation is not homogeneous";
   for (const auto* region : {&first, second})
     if (!output_axis(graph, *region) || graph.uses(region->weight).size() != 1) return "a weight is shared or computed";
+  if (!share_axis(graph, first, *second)) return "its reader sees other channels";
   if (first.bias != kNoValue && !graph.is_own_weight(first.bias)) return "its bias is shared or computed";
   return nullptr;
 }

@@ -140,7 +140,7 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
   const bool learn = learns_rounding(settings);
   const auto original = learn ? model : Model();
-  WeightQuantizer weights(model, context, settings);
+  WeightQuantizer weights(model, context, settings, sites.layers);
   std::vector<std::string> texts(sites.layers.size());
   auto task = context.progress().start("round weights", sites.layers.size());
   for (std::size_t i = 0; i < sites.layers.size(); ++i) {

@@ -70,8 +70,12 @@ class SiteFinder {
   }
 
   bool kept_float(const FusedRegion& region) const {
-    return std::ranges::any_of(request_.keep_float,
-                               [&](const auto& pattern) { return names_layer(graph_.node(region.anchor), pattern); });
+    const auto& layer = graph_.node(region.anchor);
+    if (std::ranges::find(request_.keep_float, layer.name) != request_.keep_float.end()) return true;
+    // A plan names every layer: one that has bits of its own is not meant by the name of a module around it.
+    if (std::ranges::any_of(request_.layer_weights, [&](const auto& wish) { return wish.first == layer.name; }))
+      return false;
+    return std::ranges::any_of(request_.keep_float, [&](const auto& pattern) { return names_layer(layer, pattern); });
   }
 
   bool is_float(ValueId value) const {
@@ -197,12 +201,22 @@ class SiteFinder {
     return values;
   }
 
+  // The values that a value's producer hands on; none where the value is a source itself. What becomes float only as
+  // it is concatenated cannot be rounded before.
+  std::vector<ValueId> handed_on(ValueId value) const {
+    const auto* node = graph_.producer(value);
+    if (!node || !passes_integers(graph_, node->id) || !is_float(value)) return {};
+    auto values = moved(*node);
+    if (!std::ranges::all_of(values, [&](ValueId from) { return is_float(from); })) values.clear();
+    return values;
+  }
+
   // The values that a value's elements come from, behind ops that only move them.
   std::vector<ValueId> sources(ValueId value) {
-    const auto* node = graph_.producer(value);
-    if (!node || !passes_integers(graph_, node->id) || !is_float(value)) return {value};
+    const auto values = handed_on(value);
+    if (values.empty()) return {value};
     std::vector<ValueId> result;
-    for (const auto from : moved(*node))
+    for (const auto from : values)
       for (const auto source : sources(from))
         if (std::ranges::find(result, source) == result.end()) result.push_back(source);
     return result;
@@ -217,9 +231,7 @@ class SiteFinder {
   void mark_path(ValueId value, Use use) {
     if (std::ranges::find(result_.integer_uses, use) != result_.integer_uses.end()) return;
     result_.integer_uses.push_back(use);
-    const auto* node = graph_.producer(value);
-    if (!node || !passes_integers(graph_, node->id) || !is_float(value)) return;
-    for (const auto from : moved(*node)) mark_path(from, {node->id, 0});
+    for (const auto from : handed_on(value)) mark_path(from, {graph_.producer(value)->id, 0});
   }
 
   bool comes_in_integers(ValueId value) {
@@ -230,9 +242,8 @@ class SiteFinder {
   }
 
   Bits input_bits(const FusedRegion& region) const {
-    for (const auto& [pattern, bits] : request_.layer_activations)
-      if (names_layer(graph_.node(region.anchor), pattern)) return bits;
-    return request_.activations;
+    const auto* bits = wish_for(graph_.node(region.anchor), request_.layer_activations);
+    return bits == nullptr ? request_.activations : *bits;
   }
 
   void need_inputs(const FusedRegion& region) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 
 #include "pare/core/error.hpp"
@@ -48,19 +49,30 @@ void divide_norm(Context& context, NodeId norm, const at::Tensor& scale) {
       write(context, value, context.model().weight(value).detach().to(at::kDouble) / scale);
 }
 
-// Puts `y * (1 / s)` between y and the layers.
+// What a layer reads, before it is laid out anew: there a product is part of the kernel that writes it.
+ValueId written(const Graph& graph, ValueId value) {
+  while (graph.producer(value)->is("aten::contiguous")) value = graph.producer(value)->input(0);
+  return value;
+}
+
+// Puts `y * (1 / s)` before the layers: behind the dropout between y and them, and once for those that read one value.
 void insert_product(Context& context, const SmoothingSite& site, const at::Tensor& scale) {
   auto& rewriter = context.rewriter();
-  const auto producer = context.model().graph().producer(site.value)->id;
-  const auto name = context.model().graph().node(producer).name + ".smooth";
-  const auto type = context.model().graph().value(site.value).type;
+  const auto& graph = [&]() -> const Graph& { return context.model().graph(); };
+  const auto name = graph().producer(site.value)->name + ".smooth";
   const auto factor = rewriter.add_weight(name, scale.reciprocal().to(at::kFloat));
-  const auto product =
-      rewriter.insert_after(producer, "aten::mul.Tensor", {Operand(site.value), Operand(factor)}, {type}, name);
-  const auto output = context.model().graph().node(product).output();
+  std::map<ValueId, ValueId> products;
   for (const auto& reader : site.readers) {
-    for (const auto& use : std::vector<Use>(context.model().graph().uses(reader.inputs[0])))
-      if (use.node == reader.anchor) rewriter.replace_use(use, output);
+    const auto source = written(graph(), reader.inputs[0]);
+    auto& product = products.try_emplace(source, kNoValue).first->second;
+    if (product == kNoValue) {
+      const auto type = graph().value(source).type;
+      const auto node = rewriter.insert_after(graph().producer(source)->id, "aten::mul.Tensor",
+                                              {Operand(source), Operand(factor)}, {type}, name);
+      product = graph().node(node).output();
+    }
+    for (const auto& use : std::vector<Use>(graph().uses(reader.inputs[0])))
+      if (use.node == reader.anchor) rewriter.replace_use(use, product);
   }
 }
 

@@ -17,12 +17,14 @@ namespace {
 
 constexpr std::string_view kPerTensor = "aten::fake_quantize_per_tensor_affine";
 
-// A weight as `[output channels, everything else]`, whatever its layout.
+// A weight as `[output channels, everything else]`, whatever its layout; one row where only a view gives it channels.
 at::Tensor channels_first(const at::Tensor& weight, std::int64_t axis) {
+  if (weight.dim() < 2) return weight.reshape({1, -1});
   return weight.transpose(0, axis).flatten(1).contiguous();
 }
 
 at::Tensor channels_back(const at::Tensor& rows, std::int64_t axis, at::IntArrayRef sizes) {
+  if (sizes.size() < 2) return rows.reshape(sizes);
   auto swapped = sizes.vec();
   std::swap(swapped[0], swapped[static_cast<std::size_t>(axis)]);
   return rows.reshape(swapped).transpose(0, axis).contiguous();
@@ -90,44 +92,106 @@ void raise(Scales& scales, const at::Tensor& smallest, const at::Tensor& channel
 
 }  // namespace
 
-Bits WeightQuantizer::bits_of(NodeId layer) const {
-  for (const auto& [pattern, bits] : settings_.layer_weights)
-    if (names_layer(model_.graph().node(layer), pattern)) return bits;
-  return settings_.weights;
+WeightQuantizer::WeightQuantizer(Model& model, Context& context, const QuantizationSettings& settings,
+                                 const std::vector<Layer>& layers)
+    : model_(model), context_(context), settings_(settings) {
+  for (const auto& layer : layers)
+    if (const auto bits = named_bits(layer.region.anchor))
+      for (const auto& [weight, reader] : readings(layer)) tied_.emplace(weight, *bits);
+  std::map<ValueId, std::set<Key>> ways;
+  std::map<ValueId, std::set<NodeId>> readers;
+  for (const auto& layer : layers)
+    for (const auto& [weight, reader] : readings(layer)) {
+      ways[weight].insert(key_of(weight, way_of(layer)));
+      readers[weight].insert(reader);
+    }
+  for (const auto& [weight, keys] : ways) {
+    const auto& known = readers.at(weight);
+    const bool all =
+        std::ranges::all_of(model.graph().uses(weight), [&](const Use& use) { return known.contains(use.node); });
+    if (!all || keys.size() > 1) kept_.insert(weight);
+  }
 }
 
-IntegerGrid WeightQuantizer::grid() const {
-  return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(bits_) : IntegerGrid::signed_affine(bits_);
+bool WeightQuantizer::is_recurrent_matrix(ValueId value) const {
+  const auto& held = model_.graph().value(value);
+  return held.kind == ValueKind::Weight && held.type.rank() == 2 && held.type.dtype == c10::ScalarType::Float;
+}
+
+// The weights that a layer has rounded, each with the first node on the way to the layer's anchor.
+std::vector<std::pair<ValueId, NodeId>> WeightQuantizer::readings(const Layer& layer) const {
+  std::vector<std::pair<ValueId, NodeId>> result;
+  const auto& region = layer.region;
+  if (layer.arithmetic == Arithmetic::Float) return result;
+  if (region.family == OpFamily::Recurrent) {
+    for (const auto& operand : model_.graph().node(region.anchor).operands)
+      operand.each_value([&](ValueId value) {
+        if (is_recurrent_matrix(value)) result.emplace_back(value, region.anchor);
+      });
+  } else if (region.weight != kNoValue) {
+    result.emplace_back(region.weight, region.weight_nodes.empty() ? region.anchor : region.weight_nodes.front());
+  }
+  return result;
+}
+
+std::optional<Bits> WeightQuantizer::named_bits(NodeId layer) const {
+  const auto* bits = wish_for(model_.graph().node(layer), settings_.layer_weights);
+  return bits == nullptr ? std::nullopt : std::optional(*bits);
+}
+
+IntegerGrid WeightQuantizer::grid(Bits bits) const {
+  return settings_.symmetric_weights ? IntegerGrid::signed_symmetric(bits) : IntegerGrid::signed_affine(bits);
+}
+
+WeightQuantizer::Way WeightQuantizer::way_of(const Layer& layer) const {
+  const auto& region = layer.region;
+  const auto tied = tied_.find(region.weight);
+  Way way{.per_tensor = std::holds_alternative<PerTensor>(settings_.granularity),
+          .bits = named_bits(region.anchor).value_or(tied == tied_.end() ? settings_.weights : tied->second)};
+  if (region.family == OpFamily::Recurrent) return way;
+  const auto axis = output_axis(model_.graph(), region);
+  const bool shared_channels =
+      region.family == OpFamily::TransposedConvolution && groups_of(model_.graph(), region) > 1;
+  way.axis = axis.value_or(0);
+  way.per_tensor = way.per_tensor || !axis || shared_channels;
+  return way;
 }
 
 const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, const Way& way) {
   const auto axis = way.axis;
-  const auto key = std::make_pair(index(weight), way.per_tensor ? -1 : axis);
+  const auto key = key_of(weight, way);
   if (const auto known = placed_.find(key); known != placed_.end()) return known->second;
+  const auto grid = this->grid(way.bits);
+  const bool kept = kept_.contains(weight);
   const auto path = model_.graph().value(weight).name;
   const auto original = model_.weight(weight).detach();
   const auto channels = channels_first(original, axis).to(at::kFloat);
-  auto scales = choose(channels, settings_, grid(), way.per_tensor, path);
+  auto scales = choose(channels, settings_, grid, way.per_tensor, path);
   if (way.smallest.defined() && scales.per_channel == 1) raise(scales, way.smallest, channels);
   if (settings_.exact_scales) scales.rows.scale = exact_scales(scales.rows.scale);
-  const bool compensate = way.form && way.moments && !way.moments->empty() && settings_.rounding != Rounding::Nearest;
-  const auto rounded = compensate ? compensated(channels, scales, grid(), *way.form, way.moments->second_moment(true))
-                                  : nearest(channels, scales, grid());
+  const bool compensate =
+      !kept && way.form && way.moments && !way.moments->empty() && settings_.rounding != Rounding::Nearest;
+  const auto rounded =
+      channels_back(compensate ? compensated(channels, scales, grid, *way.form, way.moments->second_moment(true))
+                               : nearest(channels, scales, grid),
+                    axis, original.sizes());
   auto& rewriter = context_.rewriter();
-  rewriter.set_weight(path, channels_back(rounded, axis, original.sizes()));
+  if (!kept) rewriter.set_weight(path, rounded);
 
   const auto type = model_.graph().value(weight).type;
   const auto label = path + ".fake_quantize";
   Placed placed;
-  placed.how = fmt::format("{} int{} per {}{}", grid().symmetric ? "symmetric" : "affine", bits_.count,
-                           scales.whole             ? "tensor"
-                           : scales.per_channel > 1 ? "group"
-                                                    : "channel",
-                           compensate ? ", error-compensated" : "");
+  if (kept) placed.rounded = rounded;
+  placed.how =
+      fmt::format("{} int{} per {}{}{}", grid.symmetric ? "symmetric" : "affine", way.bits.count,
+                  scales.whole             ? "tensor"
+                  : scales.per_channel > 1 ? "group"
+                                           : "channel",
+                  compensate ? ", error-compensated" : "", kept ? ", numbers kept for the weight's other readers" : "");
   if (scales.whole) {
     const auto node = rewriter.insert_front(
         kPerTensor,
-        {weight, scales.rows.scale.item<double>(), scales.rows.zero_point.item<std::int64_t>(), grid().min, grid().max},
+        {weight, scales.rows.scale.item<double>(), scales.rows.zero_point.item<std::int64_t>(), grid.min, grid.max},
         {type}, label);
     placed.value = model_.graph().node(node).output();
     return placed_.emplace(key, placed).first->second;
@@ -139,17 +203,19 @@ const WeightQuantizer::Placed& WeightQuantizer::place(ValueId weight, const Way&
       rewriter.add_weight(path + ".zero_point" + suffix, scales.rows.zero_point.to(original.device()));
   if (scales.per_channel == 1) {
     const auto node =
-        rewriter.insert_front(kPerChannel, {weight, scale, zero_point, axis, grid().min, grid().max}, {type}, label);
+        rewriter.insert_front(kPerChannel, {weight, scale, zero_point, axis, grid.min, grid.max}, {type}, label);
     placed.value = model_.graph().node(node).output();
   } else {
-    placed.value = place_groups(weight, axis, scales.rows.scale.size(0), scale, zero_point, label);
+    placed.value = place_groups(weight, way, scales.rows.scale.size(0), scale, zero_point, label);
   }
   return placed_.emplace(key, placed).first->second;
 }
 
 // Cuts the weight into rows of a group each: [out, in, ...] -> [out * groups, size] -> back.
-ValueId WeightQuantizer::place_groups(ValueId weight, std::int64_t axis, std::int64_t rows, ValueId scale,
+ValueId WeightQuantizer::place_groups(ValueId weight, const Way& way, std::int64_t rows, ValueId scale,
                                       ValueId zero_point, const std::string& label) {
+  const auto axis = way.axis;
+  const auto grid = this->grid(way.bits);
   auto& rewriter = context_.rewriter();
   const auto type = model_.graph().value(weight).type;
   auto aligned = type;
@@ -165,37 +231,35 @@ ValueId WeightQuantizer::place_groups(ValueId weight, std::int64_t axis, std::in
   };
   if (axis != 0) append("aten::transpose.int", {value, 0, axis}, aligned);
   append("aten::reshape", {value, Operand::Ints(cut.sizes)}, cut);
-  append(kPerChannel, {value, scale, zero_point, 0, grid().min, grid().max}, cut);
+  append(kPerChannel, {value, scale, zero_point, 0, grid.min, grid.max}, cut);
   append("aten::reshape", {value, Operand::Ints(aligned.sizes)}, aligned);
   if (axis != 0) append("aten::transpose.int", {value, 0, axis}, type);
   return value;
 }
 
 void WeightQuantizer::correct_bias(const Layer& layer, const MatrixForm& form, const Gram& moments,
-                                   const at::Tensor& before) {
+                                   const at::Tensor& before, const at::Tensor& after) {
   const auto bias = layer.region.bias;
   if (!model_.graph().is_own_weight(bias) || layer.region.batch_norm != kNoNode) return;
-  const auto after = model_.weight(layer.region.weight);
   const auto lost = to_rows(form, before).to(at::kDouble) - to_rows(form, after).to(at::kDouble);
   const auto shift = at::bmm(lost.reshape({form.groups, form.outputs, form.features}), moments.mean().unsqueeze(2));
   const auto old = model_.weight(bias).detach();
   context_.rewriter().set_weight(model_.graph().value(bias).name, (old + shift.flatten()).to(old.scalar_type()));
 }
 
-std::string WeightQuantizer::recurrent(const Layer& layer) {
+std::string WeightQuantizer::recurrent(const Layer& layer, const Way& way) {
   const auto node = model_.graph().node(layer.region.anchor);
   std::size_t count = 0;
   for (std::size_t i = 0; i < node.operands.size(); ++i) {
     auto operand = node.operands[i];
     operand.each_value([&](ValueId& value) {
-      const auto& held = model_.graph().value(value);
-      if (held.kind != ValueKind::Weight || held.type.rank() != 2 || held.type.dtype != c10::ScalarType::Float) return;
-      value = place(value, {.per_tensor = std::holds_alternative<PerTensor>(settings_.granularity)}).value;
+      if (!is_recurrent_matrix(value)) return;
+      value = place(value, way).value;
       ++count;
     });
     context_.rewriter().set_operand(node.id, i, operand);
   }
-  return fmt::format("{} weight matrices int{}, activations float", count, bits_.count);
+  return fmt::format("{} weight matrices int{}, activations float", count, way.bits.count);
 }
 
 // Where a bias is far larger than the weights beside it, scales that let it fit into 32 bits, with a bit to spare.
@@ -210,26 +274,21 @@ at::Tensor WeightQuantizer::smallest_scale(const Layer& layer, double input_scal
 std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form, const Gram* moments,
                                       std::optional<double> input_scale) {
   const auto& region = layer.region;
-  bits_ = bits_of(region.anchor);
-  if (region.family == OpFamily::Recurrent) return recurrent(layer);
-  if (region.weight == kNoValue) return {};
-  const auto axis = output_axis(model_.graph(), region);
-  const bool shared_channels =
-      region.family == OpFamily::TransposedConvolution && groups_of(model_.graph(), region) > 1;
-  const bool per_tensor = !axis || shared_channels || std::holds_alternative<PerTensor>(settings_.granularity);
-  const auto before = model_.weight(region.weight).detach();
-  const auto& placed =
-      place(region.weight, {.axis = axis.value_or(0),
-                            .per_tensor = per_tensor,
-                            .form = form,
-                            .moments = moments,
-                            .smallest = input_scale ? smallest_scale(layer, *input_scale) : at::Tensor()});
-  // The first reader on the way to this region's anchor.
-  const auto reader = region.weight_nodes.empty() ? region.anchor : region.weight_nodes.front();
+  auto way = way_of(layer);
+  if (region.family == OpFamily::Recurrent) return recurrent(layer, way);
+  way.form = form;
+  way.moments = moments;
+  if (input_scale) way.smallest = smallest_scale(layer, *input_scale);
+  const auto read = readings(layer);
+  if (read.empty()) return {};
+  const auto [weight, reader] = read.front();
+  const auto before = model_.weight(weight).detach();
+  const auto& placed = place(weight, way);
   auto& rewriter = context_.rewriter();
-  for (const auto& use : std::vector<Use>(model_.graph().uses(region.weight)))
+  for (const auto& use : std::vector<Use>(model_.graph().uses(weight)))
     if (use.node == reader) rewriter.replace_use(use, placed.value);
-  if (settings_.correct_bias && form && moments && !moments->empty()) correct_bias(layer, *form, *moments, before);
+  if (settings_.correct_bias && form && moments && !moments->empty())
+    correct_bias(layer, *form, *moments, before, placed.rounded.defined() ? placed.rounded : model_.weight(weight));
   return placed.how;
 }
 

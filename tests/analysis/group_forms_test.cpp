@@ -175,3 +175,77 @@ TEST_CASE("a slice that is written to keeps its place", "[channel_groups]") {
   };
   check(net, torch::randn({2, 3, 4, 4}), {4, {"a.weight:0", "b.weight:0", "c.weight:1"}});
 }
+
+TEST_CASE("a transposed convolution in groups may lose inputs alone", "[channel_groups]") {
+  torch::manual_seed(0);
+  Net net;
+  auto a = net.add("a", nn::Conv2d(nn::Conv2dOptions(3, 16, 3)));
+  auto up = net.add("up", nn::ConvTranspose2d(nn::ConvTranspose2dOptions(16, 32, 2).stride(2).groups(4)));
+  auto b = net.add("b", nn::Conv2d(nn::Conv2dOptions(32, 4, 1)));
+  net.body = [=](torch::Tensor x) mutable { return b(torch::relu(up(torch::relu(a(x))))); };
+  check(net, torch::randn({2, 3, 6, 6}), {4, {"a.weight:0", "up.weight:0", "a.bias:0"}});
+}
+
+TEST_CASE("rows that the input looks up keep their width's channels", "[channel_groups]") {
+  torch::manual_seed(0);
+  Net net;
+  auto a = net.add("a", nn::Linear(4, 6)), b = net.add("b", nn::Linear(6, 5));
+  auto table = net.register_parameter("table", torch::randn({4, 6}));
+  net.body = [=](torch::Tensor x) mutable { return b(torch::relu(a(x) + table.index({x.argmax(1)}))); };
+  check(net, torch::randn({3, 4}), {6, {"a.weight:0", "table:1", "b.weight:1"}});
+  Net graph;  // each node sums itself and another
+  auto c = graph.add("c", nn::Linear(4, 6)), d = graph.add("d", nn::Linear(6, 5));
+  graph.body = [=](torch::Tensor x) mutable {
+    const auto h = torch::relu(c(x));
+    return d(h + h.index_select(0, x.argmin(0).slice(0, 0, 1)));
+  };
+  check(graph, torch::randn({3, 4}), {6, {"c.weight:0", "d.weight:1"}});
+}
+
+TEST_CASE("a tensor that only gives its type is not read", "[channel_groups]") {
+  torch::manual_seed(0);
+  Net net;
+  auto a = net.add("a", nn::Linear(4, 6)), b = net.add("b", nn::Linear(6, 5));
+  net.body = [=](torch::Tensor x) mutable { return b(torch::relu(a(x.to(a->weight))).type_as(b->weight)); };
+  check(net, torch::randn({3, 4}), {6, {"a.weight:0", "b.weight:1"}});
+}
+
+TEST_CASE("tokens put before a sequence share its channels, and keep their number", "[channel_groups]") {
+  torch::manual_seed(0);
+  Net net;
+  auto embed = net.add("embed", nn::Linear(5, 8)), hidden = net.add("hidden", nn::Linear(8, 12));
+  auto head = net.add("head", nn::Linear(12, 3));
+  auto registers = net.register_parameter("registers", torch::randn({1, 4, 8}));
+  net.body = [=](torch::Tensor x) mutable {
+    const auto y = torch::cat({registers.expand({x.size(0), -1, -1}), embed(x)}, 1);
+    return head(torch::relu(hidden(torch::relu(y))));
+  };
+  check(net, torch::randn({2, 6, 5}), {8, {"embed.weight:0", "registers:2", "hidden.weight:1"}});
+}
+
+TEST_CASE("what no rule can follow is frozen, and nothing throws", "[channel_groups]") {
+  Net net;
+  auto a = net.add("a", nn::Linear(4, 6)), b = net.add("b", nn::Linear(6, 5));
+  auto row = net.register_parameter("row", torch::randn({6}));
+  net.body = [=](torch::Tensor x) mutable {
+    const auto y = torch::relu(a(x));
+    return b(y) * torch::linear(y, row).unsqueeze(1);  // a vector for a weight
+  };
+  net.eval();
+  const pare::ChannelGroups groups(pare::capture(net, torch::randn({3, 4})));
+  CHECK(groups.group("a.weight:0").frozen.find("aten::linear) has no rule") != std::string::npos);
+}
+
+TEST_CASE("positions that a grid is read at are no channels that may go", "[channel_groups]") {
+  Net net;
+  auto a = net.add("a", nn::Conv2d(nn::Conv2dOptions(3, 6, 1))),
+       b = net.add("b", nn::Conv2d(nn::Conv2dOptions(6, 4, 1)));
+  auto places = net.add("places", nn::Conv2d(nn::Conv2dOptions(3, 2, 1)));
+  net.body = [=](torch::Tensor x) mutable {
+    const auto grid = torch::tanh(places(x)).permute({0, 2, 3, 1});
+    return b(torch::grid_sampler(torch::relu(a(x)), grid, 0, 0, false));
+  };
+  check(net, torch::randn({2, 3, 6, 6}), {6, {"a.weight:0", "b.weight:1", "a.bias:0"}});
+  const pare::ChannelGroups groups(pare::capture(net, torch::randn({2, 3, 6, 6})));
+  CHECK(groups.group("places.weight:0").frozen.find("takes them as positions") != std::string::npos);
+}

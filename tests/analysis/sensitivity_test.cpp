@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <map>
+
 #include "pare/analysis/activation_stats.hpp"
 #include "pare/analysis/output_loss.hpp"
 #include "pare/analysis/prefix_replay.hpp"
@@ -238,6 +240,66 @@ TEST_CASE("two changes cost what they do together, not what each does alone", "[
   CHECK(pare::divergence_from({{model(x)}})({{variants[0].model(x)}}) == Approx(4 * alone).epsilon(0.2));
   options.method = pare::SensitivityMethod::Exact;
   CHECK(pare::Sensitivity(model, variants, options).interaction(0, 0, 1, 0) == 0);
+}
+
+namespace {
+
+enum class TokenLayout { SamplesFirst, TimeFirst, SharedPositions };
+
+// Words and their places through a block; samples along the first axis or the second, places looked up for each sample
+// or once for all.
+struct TokenNet : nn::Module {
+  explicit TokenNet(TokenLayout layout) : layout(layout) {
+    torch::manual_seed(11);
+    words = register_module("words", nn::Embedding(20, 12));
+    places = register_module("places", nn::Embedding(6, 12));
+    wide = register_module("wide", nn::Linear(12, 24));
+    back = register_module("back", nn::Linear(24, 12));
+    head = register_module("head", nn::Linear(12, 5));
+  }
+  torch::Tensor forward(const torch::Tensor& ids) {
+    const auto count = torch::arange(6);
+    auto x = words(ids) + places(layout == TokenLayout::SharedPositions ? count : count.expand({ids.size(0), 6}));
+    if (layout == TokenLayout::TimeFirst) x = x.transpose(0, 1);
+    x = x + back(torch::relu(wide(x)));
+    return head(x.mean(layout == TokenLayout::TimeFirst ? 0 : 1));
+  }
+  TokenLayout layout;
+  nn::Embedding words{nullptr}, places{nullptr};
+  nn::Linear wide{nullptr}, back{nullptr}, head{nullptr};
+};
+
+std::map<std::string, double> token_damages(TokenLayout layout, std::int64_t samples) {
+  TokenNet net(layout);
+  std::vector<torch::Tensor> batches;
+  for (int i = 0; i < 2; ++i) batches.push_back(torch::randint(20, {samples, 6}));
+  const auto model = pare::capture(net, batches[0]);
+  auto changed = model;
+  for (const auto* path : {"words.weight", "places.weight", "wide.weight", "back.weight", "head.weight"})
+    changed.set_weight(path, (model.weight(path) + 0.02 * torch::randn(model.weight(path).sizes())).detach());
+  const pare::Sensitivity fisher(model, {{"changed", changed}},
+                                 {.batches = batches, .method = pare::SensitivityMethod::Fisher, .draws = 128});
+  std::map<std::string, double> damages;
+  for (const auto& layer : fisher.layers()) damages[layer.weight] = layer.damage[0];
+  return damages;
+}
+
+}  // namespace
+
+TEST_CASE("the Fisher method finds samples along whichever axis they lie", "[sensitivity]") {
+  for (const std::int64_t samples : {3, 4, 6}) {
+    CAPTURE(samples);
+    const auto expected = token_damages(TokenLayout::SamplesFirst, samples);
+    REQUIRE(expected.size() == 5);
+    for (const auto& [path, damage] : token_damages(TokenLayout::TimeFirst, samples)) {
+      CAPTURE(path);
+      CHECK(damage == Approx(expected.at(path)).epsilon(1e-3));
+    }
+    for (const auto& [path, damage] : token_damages(TokenLayout::SharedPositions, samples)) {
+      CAPTURE(path);
+      CHECK(damage == Approx(expected.at(path)).epsilon(path == "places.weight" ? 0.4 : 1e-3));
+    }
+  }
 }
 
 TEST_CASE("rank correlation is Spearman's", "[sensitivity]") {

@@ -68,6 +68,25 @@ struct RawImpl : torch::nn::Module {
 };
 TORCH_MODULE(Raw);
 
+// Trains with an estimate of its own in a parameter, and counts its calls in a tensor that it never registered.
+struct EstimatingImpl : torch::nn::Module {
+  EstimatingImpl() {
+    fc = register_module("fc", torch::nn::Linear(4, 4));
+    estimate = register_parameter("estimate", torch::rand({4}) + 1, /*requires_grad=*/false);
+  }
+  torch::Tensor forward(torch::Tensor x) {
+    if (is_training()) {
+      const torch::NoGradGuard no_grad;
+      estimate.copy_(torch::matmul(fc->weight, estimate));
+    }
+    calls.add_(1);
+    return fc(x) * estimate * calls;
+  }
+  torch::nn::Linear fc{nullptr};
+  torch::Tensor estimate, calls = torch::ones({1});
+};
+TORCH_MODULE(Estimating);
+
 void check_replay(const pare::Model& model, const std::function<torch::Tensor(torch::Tensor)>& forward,
                   const std::vector<std::int64_t>& shape) {
   for (const std::int64_t batch : {1, 2, 4, 7}) {
@@ -122,6 +141,45 @@ TEST_CASE("writes through views become values", "[capture]") {
   for (const auto id : model.graph().nodes()) CHECK_FALSE(model.graph().node(id).barrier);
 }
 
+TEST_CASE("a tensor that the forward fills from memory and then writes to is its own every time", "[capture]") {
+  torch::nn::Module module;
+  const auto weighted = [](const std::vector<torch::Tensor>& in) -> std::vector<torch::Tensor> {
+    auto weights = torch::tensor(std::vector<float>{1, 2, 3, 4});
+    weights.mul_(2).slice(0, 0, 2).add_(1);
+    return {in[0] * weights};
+  };
+  const auto model = pare::capture_forward(module, weighted, {torch::randn({3, 4})});
+  check_replay(model, [&](const torch::Tensor& x) { return weighted({x})[0]; }, {0, 4});
+}
+
+TEST_CASE("what a forward writes to holds after the capture what it held before, and replays write to it",
+          "[capture]") {
+  torch::manual_seed(3);
+  const torch::NoGradGuard no_grad;
+  Estimating net;
+  const auto estimate = net->estimate.clone();
+  auto model = pare::capture(net, torch::randn({3, 4}));
+  CHECK(torch::equal(net->estimate, estimate));
+  CHECK(net->calls.item<float>() == 1);
+  REQUIRE(model.can_train());
+  const auto x = torch::randn({5, 4});
+  for (const bool training : {false, true}) {
+    net->train(training);
+    model.train(training);
+    const auto twice = [&](const std::function<torch::Tensor(torch::Tensor)>& forward) {
+      net->estimate.copy_(estimate);
+      net->calls.fill_(1);
+      forward(x);
+      return std::vector<torch::Tensor>{forward(x), net->estimate.clone(), net->calls.clone()};
+    };
+    const auto expected = twice([&](torch::Tensor in) { return net(in); });
+    const auto actual = twice([&](torch::Tensor in) { return model(in); });
+    for (std::size_t i = 0; i < expected.size(); ++i) CHECK(torch::equal(actual[i], expected[i]));
+    CHECK(net->calls.item<float>() == 3);
+    CHECK(torch::equal(net->estimate, estimate) != training);
+  }
+}
+
 TEST_CASE("a value read from the input is one clear error", "[capture]") {
   Branch net;
   try {
@@ -132,6 +190,20 @@ TEST_CASE("a value read from the input is one clear error", "[capture]") {
     CHECK(error.path() == "fc");
     CHECK(std::string(error.what()).find("aten::item") != std::string::npos);
   }
+}
+
+TEST_CASE("a value that is read and depends on the sizes is refused", "[capture]") {
+  torch::nn::Module module;
+  const auto counted = [](const std::vector<torch::Tensor>& in) -> std::vector<torch::Tensor> {
+    const auto rows = torch::full({}, in[0].size(0), torch::kLong).item<std::int64_t>();
+    return {rows > 100 ? in[0] : in[0] * 2};
+  };
+  CHECK(raises("pare.capture.131", [&] {
+    static_cast<void>(pare::capture_forward(module, counted, {torch::randn({3, 4})}));
+  }));
+  const auto fixed = pare::capture_forward(module, counted, {torch::randn({3, 4})}, {.fixed_sizes = true});
+  const auto x = torch::randn({3, 4});
+  CHECK(torch::equal(fixed(x), x * 2));
 }
 
 TEST_CASE("what bypasses the dispatcher is refused", "[capture]") {

@@ -264,6 +264,8 @@ TEST_CASE("a commit can be taken back after training went on", "[commit]") {
   };
   const auto alive = train();  // its graph still holds on to the parameters as they were
   const auto before = state_of(net);
+  std::vector<torch::Tensor> gradients;
+  for (const auto& parameter : net.parameters()) gradients.push_back(parameter.grad().clone());
   const auto moment = [&]() -> torch::Tensor& {
     auto& state = *optimizer.state().at(net.first->weight.unsafeGetTensorImpl());
     return dynamic_cast<torch::optim::AdamParamState&>(state).exp_avg();
@@ -277,10 +279,35 @@ TEST_CASE("a commit can be taken back after training went on", "[commit]") {
   for (int i = 0; i < 3; ++i) train();
   committed.roll_back();
   CHECK(same_state(net, before));
+  for (std::size_t i = 0; i < gradients.size(); ++i) CHECK(torch::equal(net.parameters()[i].grad(), gradients[i]));
   CHECK(torch::equal(moment(), former));
   CHECK(net.depthwise->options.groups() == 8);
   train();
   CHECK_FALSE(same_state(net, before));
+}
+
+TEST_CASE("what a forward writes to in training mode is as it was after a commit", "[commit]") {
+  struct Estimator : nn::Module {
+    nn::Linear fc{4, 4};
+    torch::Tensor estimate;
+    Estimator() {
+      register_module("fc", fc);
+      estimate = register_parameter("estimate", torch::rand({4}), /*requires_grad=*/false);
+    }
+    torch::Tensor forward(const torch::Tensor& x) {
+      const torch::NoGradGuard no_grad;
+      if (is_training()) estimate.copy_(torch::matmul(fc->weight, estimate));
+      return fc(x) * estimate;
+    }
+  };
+  torch::manual_seed(0);
+  Estimator net;
+  const auto estimate = net.estimate.detach().clone();
+  auto model = pare::capture(net, torch::randn({3, 4}));
+  REQUIRE(model.can_train());
+  model.set_weight("fc.weight", torch::randn({4, 4}));
+  pare::commit(model, net);
+  CHECK(torch::equal(net.estimate, estimate));
 }
 
 TEST_CASE("a pruned checkpoint does not go into an unpruned module", "[commit]") {

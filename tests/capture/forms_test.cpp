@@ -195,6 +195,31 @@ TEST_CASE("attention, module lists, custom autograd functions and tensors made i
   CHECK(torch::equal(model(x), net(x)));
 }
 
+TEST_CASE("a transformer's decoder looks at the encoder in both modes, whether lengths agree or not", "[capture]") {
+  torch::manual_seed(5);
+  torch::nn::Transformer net(torch::nn::TransformerOptions(32, 4, 2, 2).dim_feedforward(48));
+  const auto check = [&](const pare::Model& model, std::int64_t source, std::int64_t target) {
+    const auto x = torch::randn({source, 3, 32}), y = torch::randn({target, 3, 32});
+    torch::manual_seed(9);  // of the dropouts
+    const auto expected = net->forward(x, y);
+    torch::manual_seed(9);
+    CHECK(torch::allclose(model.run({x, y}).at(0), expected, 1e-4, 1e-5));
+  };
+  const auto both_modes = [&](pare::Model model, const std::vector<std::pair<std::int64_t, std::int64_t>>& lengths) {
+    REQUIRE(model.can_train());
+    for (const bool training : {false, true}) {
+      net->train(training);
+      model.train(training);
+      for (const auto& [source, target] : lengths) check(model, source, target);
+    }
+  };
+  const auto example = [](std::int64_t source, std::int64_t target) {
+    return std::make_tuple(torch::randn({source, 3, 32}), torch::randn({target, 3, 32}));
+  };
+  both_modes(pare::capture(net, example(10, 12)), {{10, 12}, {7, 7}, {4, 9}});
+  both_modes(pare::capture(net, example(6, 6), {.fixed_sizes = true}), {{6, 6}});
+}
+
 TEST_CASE("sizes may vary in several dimensions, products of them included", "[capture]") {
   Pool net;
   const pare::CaptureOptions options{.dims = {{"batch", {{0, 0}}}, {"height", {{0, 2}}}, {"width", {{0, 3}}}}};

@@ -128,6 +128,36 @@ TEST_CASE("pruning channels that are zero leaves the training that follows as it
   }
 }
 
+TEST_CASE("LBFGS forgets steps along which nothing curves upwards without the channels that left", "[commit]") {
+  Net net;
+  optim::LBFGS optimizer(net.parameters(), optim::LBFGSOptions(0.1).max_iter(3));
+  step(net, optimizer, 0);
+  const auto history = [&]() -> optim::LBFGSParamState& {
+    return dynamic_cast<optim::LBFGSParamState&>(*optimizer.state().at(net.first->weight.unsafeGetTensorImpl()));
+  };
+  // Curved upwards by what channel 2 of the first layer has, downwards by all the rest.
+  const auto along = torch::ones_like(history().d());
+  auto change = -0.001 * along;
+  change.slice(0, 2 * 27, 3 * 27).fill_(100);
+  history().old_dirs().push_back(change);
+  history().old_stps().push_back(along);
+  history().ro().push_back(change.dot(along).reciprocal());
+  const auto before = history().old_dirs().size();
+  net.eval();
+  auto model = pare::capture(net, torch::randn({2, 3, 6, 6}, torch::kDouble));
+  narrow(model);
+  const auto committed = pare::commit(model, net, optimizer);
+  CHECK(history().old_dirs().size() == before - 1);
+  CHECK(history().old_stps().size() == before - 1);
+  CHECK(history().ro().size() == before - 1);
+  for (std::size_t i = 0; i + 1 < before; ++i)
+    CHECK(history().ro()[i].item<double>() ==
+          Approx(1 / history().old_dirs()[i].dot(history().old_stps()[i]).item<double>()));
+  REQUIRE(committed.notes().size() == 2);
+  CHECK(committed.notes()[1].find("1 of its steps dropped") != std::string::npos);
+  CHECK(std::isfinite(step(net, optimizer, 1)));
+}
+
 TEST_CASE("without the optimizer a commit leaves its state behind", "[commit]") {
   Net net;
   optim::Adam optimizer(net.parameters(), optim::AdamOptions(1e-2));

@@ -149,6 +149,28 @@ TEST_CASE("a pruned module's training goes on bit for bit from the plain code", 
   }
 }
 
+TEST_CASE("LBFGS goes on with a history that is not full, and after its first iteration", "[checkpoint]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("run.pare");
+  for (const int iterations : {1, 20}) {
+    INFO(iterations << " iterations a step");
+    const auto options = optim::LBFGSOptions(0.1).max_iter(iterations);
+    torch::manual_seed(1);
+    Plain net;
+    optim::LBFGS optimizer(net->parameters(), options);
+    train([&](const at::Tensor& x) { return net(x); }, optimizer, 0, 1);
+    pare::save_checkpoint(pare::capture(net, kExample), *net, optimizer, path);
+    train([&](const at::Tensor& x) { return net(x); }, optimizer, 1, 3);
+
+    Plain again;
+    optim::LBFGS fresh(again->parameters(), options);
+    pare::restore(again, fresh, path, kExample);
+    again->train();
+    train([&](const at::Tensor& x) { return again(x); }, fresh, 1, 3);
+    check_same(copies(*net), copies(*again));
+  }
+}
+
 TEST_CASE("a quantized Model's training goes on bit for bit without the module", "[checkpoint]") {
   const ScratchFolder folder;
   const auto path = folder.file("run.pare");

@@ -15,13 +15,25 @@
 
 namespace {
 
-std::vector<float> firsts(const pare::Batches& batches) {
+std::vector<float> firsts_from(pare::Batches::Iterator it) {
   std::vector<float> values;
-  for (const auto& batch : batches) values.push_back(batch.at(0).flatten()[0].item<float>());
+  for (; it != std::default_sentinel; ++it) values.push_back(it->at(0).flatten()[0].item<float>());
   return values;
 }
 
+std::vector<float> firsts(const pare::Batches& batches) { return firsts_from(batches.begin()); }
+
 torch::Tensor number(double value) { return torch::full({2, 3}, value); }
+
+// A data set of LibTorch, in batches of tensors without labels.
+auto numbers(int count) {
+  std::vector<torch::Tensor> examples;
+  for (int i = 0; i < count; ++i) examples.push_back(number(i));
+  return torch::data::datasets::TensorDataset(examples)
+      .map(torch::data::transforms::Lambda<torch::data::TensorExample>(
+          [](torch::data::TensorExample example) { return example; }))
+      .map(torch::data::transforms::Stack<torch::data::TensorExample>());
+}
 
 }  // namespace
 
@@ -61,14 +73,33 @@ TEST_CASE("a generator that ends early is an error", "[core]") {
 }
 
 TEST_CASE("a data loader is a range of batches", "[core]") {
-  auto data = torch::data::datasets::TensorDataset({number(0), number(1), number(2), number(3)})
-                  .map(torch::data::transforms::Lambda<torch::data::TensorExample>(
-                      [](torch::data::TensorExample example) { return example; }))
-                  .map(torch::data::transforms::Stack<torch::data::TensorExample>());
-  auto loader = torch::data::make_data_loader<torch::data::samplers::SequentialSampler>(std::move(data), 2);
+  auto loader = torch::data::make_data_loader<torch::data::samplers::SequentialSampler>(numbers(4), 2);
   const auto batches = pare::Batches::over(*loader);
   CHECK(firsts(batches) == std::vector<float>{0, 2});
   CHECK(firsts(batches) == std::vector<float>{0, 2});
+}
+
+TEST_CASE("a data loader with workers is begun again wherever reading stopped", "[core]") {
+  const auto data = numbers(12);
+  const auto loader = torch::data::make_data_loader<torch::data::samplers::SequentialSampler>(
+      data, torch::data::DataLoaderOptions(2).workers(2));
+  const auto batches = pare::Batches::over(*loader);
+  const std::vector<float> all{0, 2, 4, 6, 8, 10};
+  CHECK_FALSE(batches.empty());
+  CHECK(firsts(batches) == all);
+  CHECK(firsts(batches.first(2)) == std::vector<float>{0, 2});
+  CHECK(batches.begin()->front()[0][0][0].item<float>() == 0);
+  CHECK(firsts(batches) == all);
+  for (const auto& batch : batches)
+    if (batch.front()[0][0][0].item<float>() == 4) break;
+  std::size_t own = 0;
+  for (const auto& example : *loader) own += static_cast<std::size_t>(example.data.size(0));  // the user's own loop
+  CHECK(own == 12);
+  auto once = batches.begin();
+  for (; once != batches.end(); ++once) {
+  }
+  once = batches.begin();  // the reading before is over, and is dropped only now
+  CHECK(firsts_from(once) == all);
 }
 
 TEST_CASE("the log goes to the host's sink, from its threshold on", "[core]") {

@@ -9,6 +9,7 @@
 #include "pare/distill/hard_targets.hpp"
 #include "pare/distill/hints.hpp"
 #include "pare/distill/relational_distillation.hpp"
+#include "pare/graph/text.hpp"
 #include "pare/pass/apply.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
@@ -306,4 +307,23 @@ TEST_CASE("a shallower student keeps the layers that it keeps", "[distill]") {
       *growing, [&](const std::vector<at::Tensor>& in) { return std::vector<at::Tensor>{growing->forward(in[0])}; },
       {torch::randn({2, 3})});
   CHECK(raises("pare.distill.142", [&] { static_cast<void>(pare::apply(pare::DropLayers{.layers = 2}, grown)); }));
+}
+
+TEST_CASE("a linear layer over a sequence that goes takes its weights along", "[distill]") {
+  torch::manual_seed(2);
+  nn::Sequential net(nn::Linear(8, 8), nn::ReLU(), nn::Linear(8, 8), nn::ReLU(), nn::Linear(8, 8));
+  const auto x = torch::randn({2, 5, 8});
+  const auto captured = pare::capture(net, x);
+  // The same with the first product under the module around the layers, as checkpoints may have it.
+  auto text = pare::print(captured.graph());
+  const auto product = text.find("aten::matmul"), end = text.find('\n', product), name = text.find("  #", product);
+  REQUIRE(name < end);
+  text.replace(name, end - name, "  # around");
+  for (const auto& model : {captured, pare::Model(pare::parse_graph(text), captured.weights())}) {
+    const auto dropped = pare::apply(pare::DropLayers{.keep = {1, 2}}, model).model;
+    CHECK_FALSE(dropped.weights().contains("0.weight"));
+    CHECK_FALSE(dropped.weights().contains("0.bias"));
+    const auto middle = net->ptr<nn::LinearImpl>(2)->forward(x.relu());
+    CHECK(torch::equal(dropped(x), net->ptr<nn::LinearImpl>(4)->forward(middle.relu())));
+  }
 }

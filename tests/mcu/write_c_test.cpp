@@ -193,3 +193,22 @@ TEST_CASE("what a microcontroller cannot run is one error, and no file is writte
   CHECK(raises("pare.mcu.104", [&] { pare::mcu::write_c(good, folder.file("absent/net.c")); }));
   CHECK(folder.count() == 0);
 }
+
+TEST_CASE("a length that varies is no batch: a program is written for one length", "[mcu]") {
+  namespace nn = torch::nn;
+  torch::manual_seed(3);
+  nn::Sequential net(nn::Conv1d(nn::Conv1dOptions(1, 8, 9).padding(4)), nn::ReLU(), nn::AdaptiveAvgPool1d(1),
+                     nn::Flatten(), nn::Linear(8, 3));
+  net->eval();
+  const auto sound = torch::randn({1, 1, 256});
+  const auto int8_of = [&](const pare::CaptureOptions& options) {
+    return pare::apply(pare::Quantizer{}, pare::capture(net, sound, options), {.calibration = sound}).model;
+  };
+  const ScratchFolder folder;
+  const auto path = folder.file("net.c");
+  const auto varying = int8_of({.dims = {{.name = "length", .where = {{0, 2}}}}});
+  CHECK(raises("pare.mcu.103", [&] { pare::mcu::write_c(varying, path); }));
+  CHECK(folder.count() == 0);
+  pare::mcu::write_c(int8_of({.fixed_sizes = true}), path);
+  CHECK(contents(folder.file("net.h")).find("256") != std::string::npos);
+}

@@ -1,5 +1,7 @@
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "pare/core/error.hpp"
 #include "pare/core/literals.hpp"
 #include "pare/numerics/entropy.hpp"
@@ -104,6 +106,18 @@ TEST_CASE("the histogram counts every value once, whatever the order", "[numeric
     CHECK(a[i].count == b[i].count);
     CHECK(a[i].mean == Approx(b[i].mean));
   }
+}
+
+TEST_CASE("the histogram counts numbers as float32 holds them", "[numerics]") {
+  pare::Histogram doubles, integers;
+  doubles.observe(torch::tensor({0.1, 1.0 - 1e-12}, torch::kDouble));
+  CHECK(doubles.extrema().high == 1.0);
+  CHECK(doubles.bins().back().mean == 1.0);
+  integers.observe(torch::tensor({std::int64_t{-3}, (std::int64_t{1} << 40) - 1}));
+  CHECK(integers.extrema().high == std::ldexp(1.0, 40));
+  CHECK(integers.bins().back().count == 1.0);
+  CHECK(refused("pare.numerics.101", [&] { doubles.observe(torch::tensor({0.0, 1e300}, torch::kDouble)); }));
+  CHECK(doubles.total() == 2);
 }
 
 TEST_CASE("the MSE range beats the whole range on outliers and keeps integers exact", "[numerics]") {

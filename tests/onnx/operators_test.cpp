@@ -33,6 +33,14 @@ torch::Tensor resized(const torch::Tensor& x, double factor, const F::Interpolat
   return F::interpolate(x, F::InterpolateFuncOptions().scale_factor(std::vector<double>{factor, factor}).mode(mode));
 }
 
+// The same by the overloads that take a list of factors.
+Tensors resized_by_list(const torch::Tensor& x) {
+  const std::vector<double> factors{1.4, 1.4};
+  return {torch::upsample_nearest2d(x, std::nullopt, factors),
+          torch::upsample_bilinear2d(x, std::nullopt, false, factors),
+          torch::upsample_bicubic2d(x, std::nullopt, false, factors)};
+}
+
 torch::Tensor images(std::int64_t batch) { return torch::randn({batch, 4, 6, 6}); }
 
 }  // namespace
@@ -110,6 +118,24 @@ TEST_CASE("patches, windows and circular borders leave as they are computed here
             resized(x, 0.7, torch::kBilinear),
             resized(x, 2.0, torch::kBicubic)};
   };
+  CHECK(difference(*python, forward, {images(2)}, {images(3)}) < 1e-5);
+}
+
+TEST_CASE("rounding leaves with its decimals", "[onnx]") {
+  const auto python = peers_python();
+  if (!python) return;
+  torch::manual_seed(7);
+  const auto forward = [](const Tensors& in) -> Tensors {
+    return {torch::round(in[0] * 3), torch::round(in[0], 2), torch::round(in[0] * 50, -1) / 50};
+  };
+  CHECK(difference(*python, forward, {images(2)}, {images(3)}) < 1e-5);
+}
+
+TEST_CASE("sizes that factors are rounded to are those of the factors", "[onnx]") {
+  const auto python = peers_python();
+  if (!python) return;
+  torch::manual_seed(8);
+  const auto forward = [](const Tensors& in) { return resized_by_list(in[0]); };
   CHECK(difference(*python, forward, {images(2)}, {images(3)}) < 1e-5);
 }
 

@@ -169,6 +169,65 @@ TEST_CASE("sizes are computed where a model needs them", "[onnx]") {
   CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-6);
 }
 
+TEST_CASE("overloads of one operator leave as what each of them computes", "[onnx]") {
+  const auto python = peers_python();
+  if (!python) return;
+  const ScratchFolder folder;
+  const auto model = from_text(R"(graph {
+    input %x : f32[4, 6]
+    %0 = aten::var(%x, false) : f32[]
+    %1 = aten::std(%x, true) : f32[]
+    %2 = aten::var.dim(%x, [1], false, true) : f32[4, 1]
+    %3 = aten::std.correction(%x, [0], 2, false) : f32[6]
+    %4 = aten::round.decimals(%x, 1) : f32[4, 6]
+    %5 = aten::argmax(%x, none, true) : i64[1, 1]
+    %6 = aten::to.dtype(%5, 6, false, false, none) : f32[1, 1]
+    output %4, %0, %1, %2, %3, %6
+  })");
+  torch::manual_seed(3);
+  const auto x = torch::randn({4, 6});
+  pare::onnx::save(model, folder.file("net.onnx"));
+  write_samples(folder.file("net.safetensors"), model, {x}, model.run({x}));
+  const auto rows = run_models(*python, {folder.file("net")}, folder.path().string());
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-6);
+}
+
+TEST_CASE("rounding to decimals is no rounding to integers", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  for (const int decimals : {0, 2, -2}) {
+    const auto model = from_text(
+        fmt::format("graph {{ input %x : f32[8] %0 = aten::round.decimals(%x, {}) : f32[8] output %0 }}", decimals));
+    pare::onnx::save(model, path);
+    const auto file = read_onnx(path);
+    CHECK(file.count("Round") == 1);
+    const std::size_t factors = decimals == 0 ? 0 : 1;
+    CHECK(file.count("Mul") == factors);
+    CHECK(file.count("Div") == factors);
+  }
+}
+
+TEST_CASE("overloads that mean something else are refused", "[onnx]") {
+  const ScratchFolder folder;
+  const auto refused = [&](const std::string& lines) {
+    const auto model = from_text("graph {\n" + lines + "\n}");
+    return raises("pare.onnx.101", [&] { pare::onnx::save(model, folder.file("net.onnx")); });
+  };
+  CHECK(refused("input %x : f32[8]\n %0 = aten::view.dtype(%x, 3) : i32[8]\n output %0"));
+  CHECK(refused("input %x : f32[8, 8]\n %0 = aten::mm.dtype(%x, %x, 7) : f64[8, 8]\n output %0"));
+  CHECK(refused("input %x : bool[8]\n %0 = aten::any.dims(%x, [], false) : bool[8]\n output %0"));
+  // Row -1 is the last one, and does not count.
+  CHECK(refused(R"(
+    input %ids : i64[10]
+    input %table : f32[9, 6]
+    %0 = aten::arange.start_step(0, 10, 5, none, none, none, none) : i64[2]
+    %1, %2, %3, %4 = aten::embedding_bag.padding_idx(%table, %ids, %0, false, 0, false, none, false, -1) : f32[2, 6], i64[10], i64[2], i64[2]
+    output %1
+  )"));
+  CHECK(folder.count() == 0);
+}
+
 TEST_CASE("what has no ONNX form is one error, and no file is touched", "[onnx]") {
   const ScratchFolder folder;
   const auto path = folder.file("net.onnx");

@@ -8,7 +8,10 @@
 #include <nlohmann/json.hpp>
 
 #include "pare/capture/capture.hpp"
+#include "pare/pass/apply.hpp"
 #include "pare/pipeline/html_report.hpp"
+#include "pare/prune/l2.hpp"
+#include "pare/prune/pruner.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/raises.hpp"
 
@@ -171,6 +174,16 @@ TEST_CASE("the interval of a drop is that of paired samples", "[auto]") {
   CHECK(raises("pare.pipeline.104", [&] { (void)pare::estimate_drop(before, torch::ones({3})); }));
 }
 
+TEST_CASE("auto times a model of fixed sizes on a whole batch", "[auto]") {
+  AutoFixture fixture;
+  fixture.model = pare::capture(fixture.net, fixture.images[0], {.fixed_sizes = true});
+  auto options = fixture.options();
+  options.explore = 0;
+  const auto found = pare::optimize(fixture.model, options);
+  CHECK(found.report.within_budget());
+  for (const auto& candidate : found.candidates) CHECK(candidate.measured.latency.median_ms > 0);
+}
+
 TEST_CASE("bad input to auto is one clear error", "[auto]") {
   const AutoFixture fixture;
   auto options = fixture.options();
@@ -183,6 +196,11 @@ TEST_CASE("bad input to auto is one clear error", "[auto]") {
   SECTION("no calibration") {
     options.calibration = {};
     CHECK(raises("pare.pipeline.102", run));
+  }
+  SECTION("an example that does not fit, before anything is judged") {
+    options.example = {torch::randn({3, 12, 12})};
+    options.scores = [](const pare::Predictor&) -> torch::Tensor { throw std::runtime_error("judged"); };
+    CHECK(raises("pare.run.103", run));
   }
   SECTION("scores that are not numbers") {
     options.scores = [](const pare::Predictor&) { return torch::full({4}, std::nan("")); };
@@ -251,7 +269,31 @@ TEST_CASE("the report is one page that needs nothing else", "[auto]") {
   const auto path = (folder / "report.html").string();
   pare::write_html_report(path, found);
   CHECK(std::filesystem::file_size(path) > 2000);
-  CHECK_FALSE(std::filesystem::exists(path + ".part"));
+  for (const auto& file : std::filesystem::directory_iterator(folder)) CHECK(file.path() == path);  // no draft
   CHECK(raises("pare.pipeline.106", [&] { pare::write_html_report((folder / "none" / "r.html").string(), found); }));
   std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("the report of a model that was pruned before counts from there", "[auto]") {
+  const AutoFixture fixture;
+  const pare::Pruner half{.importance = pare::L2{}, .ratio = 50_pct};
+  const auto once = pare::apply(half, fixture.model).model;
+  auto options = fixture.options();
+  options.explore = 0;
+  auto found = pare::optimize(once, options);
+  found.model = pare::apply(half, once).model;
+  const auto page = pare::html_report(found);
+  CHECK(page.find("8 of 16") != std::string::npos);
+  CHECK(page.find("16 of 32") != std::string::npos);
+}
+
+TEST_CASE("the report draws metrics that differ by rounding alone", "[auto]") {
+  const AutoFixture fixture;
+  auto options = fixture.options();
+  options.explore = 0;
+  auto found = pare::optimize(fixture.model, options);
+  found.candidates.resize(2);
+  found.candidates[0].measured.metric = 0.9;
+  found.candidates[1].measured.metric = std::nextafter(0.9, 1.0);
+  CHECK(pare::html_report(found).find("<circle") != std::string::npos);
 }

@@ -10,8 +10,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <random>
 #include <thread>
+#include <vector>
 
 #include "pare/checkpoint/checkpoint.hpp"
 #include "pare/checkpoint/safetensors.hpp"
@@ -270,6 +272,35 @@ TEST_CASE("a climb goes on from its checkpoint, and refuses what is not its own"
     CHECK(raises("pare.pipeline.103", resume));
     CHECK(std::filesystem::exists(folder.file("state/optimize-000.pare")));
   }
+}
+
+TEST_CASE("a climb does not go on from what another training left", "[auto]") {
+  const Board board;
+  const ScratchFolder folder;
+  auto options = climb_of(board, folder.file("state"));
+  options.explore = 0;
+  options.budget = {.max_drop = 60_pct};  // kept by int8: nothing is trained yet
+  const auto resume = [&] { (void)pare::optimize(board.model, options); };
+  resume();
+  using Fit = pare::FitOptions;
+  const std::vector<std::function<void(Fit&)>> changes{
+      [](Fit& fit) { fit.optimizer = Fit::Optimizer::Sgd; },
+      [](Fit& fit) { fit.momentum = 0.5; },
+      [](Fit& fit) { fit.decay = Fit::Decay::Linear; },
+      [](Fit& fit) { fit.warm_up = 10_pct; },
+      [](Fit& fit) { fit.clip = 0.5; },
+      [](Fit& fit) { fit.accumulate = 2; },
+      [](Fit& fit) { fit.mixed = true; },
+      [](Fit& fit) { fit.keep_zeros = true; },
+  };
+  const auto before = options.training.fit;
+  for (const auto& change : changes) {
+    options.training.fit = before;
+    change(options.training.fit);
+    CHECK(raises("pare.pipeline.107", resume));
+  }
+  options.training.fit = before;
+  CHECK_NOTHROW(resume());
 }
 
 TEST_CASE("a climb is cancelled from another thread, and goes on later", "[auto]") {

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "pare/capture/capture.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
@@ -78,6 +79,16 @@ struct Throws {
   pare::Preserved run(pare::Model&, pare::Context&) { pare::fail("pare.test.1", "", "no"); }
 };
 
+// Nodes of a graph that hear from their neighbours: both dimensions of the second input are the number of nodes.
+struct NeighboursImpl : nn::Module {
+  NeighboursImpl() { fc = register_module("fc", nn::Linear(8, 16)); }
+  torch::Tensor forward(const torch::Tensor& nodes, const torch::Tensor& edges) {
+    return edges.matmul(fc(nodes).relu());
+  }
+  nn::Linear fc{nullptr};
+};
+TORCH_MODULE(Neighbours);
+
 }  // namespace
 
 TEST_CASE("a pipeline keeps what stays within the budget and rolls back what does not", "[pipeline]") {
@@ -132,6 +143,37 @@ TEST_CASE("a pipeline without passes compiles and measures", "[pipeline]") {
   CHECK(*result.report.after.metric == 1.0);
 }
 
+TEST_CASE("without an example, a model that does not run on one sample is timed on a whole batch", "[pipeline]") {
+  const Fixture fixture;
+  auto net = fixture.net;
+  const pare::OptimizationPipeline pipeline{pare::Quantizer{}};
+  SECTION("fixed sizes") {
+    const auto model = pare::capture(net, fixture.images[0], {.fixed_sizes = true});
+    const auto result = pipeline.run(model, fixture.options());
+    CHECK(result.report.before.latency.median_ms > 0);
+    CHECK(result.report.after.latency.median_ms > 0);
+  }
+  SECTION("a batch of one takes another path") {
+    const auto forward = [&](const std::vector<torch::Tensor>& in) -> std::vector<torch::Tensor> {
+      const auto scores = net->forward(in[0]);
+      return {in[0].size(0) == 1 ? scores * 2 : scores};
+    };
+    const auto model = pare::capture_forward(*net, forward, {fixture.images[0]});
+    CHECK(pipeline.run(model, fixture.options()).report.after.latency.median_ms > 0);
+  }
+  SECTION("a size of several dimensions") {
+    Neighbours neighbours;
+    const auto nodes = torch::randn({6, 8});
+    const auto edges = torch::rand({6, 6}).softmax(1);
+    const auto model = pare::capture(neighbours, std::tuple{nodes, edges},
+                                     {.dims = {{.name = "nodes", .where = {{0, 0}, {1, 0}, {1, 1}}}}});
+    pare::PipelineOptions options;
+    options.calibration = std::vector<pare::Batch>{{nodes, edges}};
+    options.seconds = 0.05;
+    CHECK(pipeline.run(model, options).report.after.latency.median_ms > 0);
+  }
+}
+
 TEST_CASE("bad input to a pipeline is one clear error and leaves the model alone", "[pipeline]") {
   const Fixture fixture;
   auto net = fixture.net;
@@ -158,6 +200,13 @@ TEST_CASE("bad input to a pipeline is one clear error and leaves the model alone
   SECTION("labels that do not fit") {
     options.metric = pare::top1(fixture.images, fixture.labels.narrow(0, 0, 20));
     CHECK(raises("pare.pipeline.104", [&] { (void)pipeline.run(model, options); }));
+  }
+  SECTION("an example that does not fit, before anything is judged") {
+    options.example = {torch::randn({3, 12, 12})};
+    bool judged = false;
+    options.metric = [&](const pare::Predictor&) { return judged = true, 1.0; };
+    CHECK(raises("pare.run.103", [&] { (void)pipeline.run(model, options); }));
+    CHECK_FALSE(judged);
   }
   SECTION("a pass that throws") {
     const pare::OptimizationPipeline failing{pare::FoldBatchNorm{}, Throws{}};

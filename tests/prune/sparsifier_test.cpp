@@ -132,6 +132,19 @@ TEST_CASE("patterns: N of M and blocks along the input channels", "[sparsifier]"
   CHECK(blocks.report.rows("head").front().reason == "kept dense on request");
 }
 
+TEST_CASE("a model in training mode is still in it when it is sparse", "[sparsifier]") {
+  SparseNet net;
+  auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
+  const auto apart = pare::apply(pare::Sparsifier{.sparsity = {0.4}}, model, {.calibration = batches()}).model;
+  model.train();
+  auto sparse = pare::apply(pare::Sparsifier{.sparsity = {0.4}}, model, {.calibration = batches()}).model;
+  CHECK(sparse.is_training());
+  CHECK_FALSE(apart.is_training());
+  sparse.eval();
+  const auto x = torch::randn({2, 4, 12, 12});
+  CHECK(torch::allclose(sparse(x), apart(x), 0, 1e-6));
+}
+
 TEST_CASE("a sparser run goes on from a sparse model, and quantizing keeps the zeros", "[sparsifier]") {
   SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));

@@ -261,6 +261,49 @@ TEST_CASE("bad input is one clear error, and the model is what it was", "[pruner
   CHECK(kept(fixture.model, "stem.weight") == 16);
 }
 
+TEST_CASE("shuffled channels leave every group alike, and the live module follows", "[pruner]") {
+  struct Shuffled : torch::nn::Module {
+    torch::nn::Conv2d first{torch::nn::Conv2dOptions(3, 16, 3)}, second{torch::nn::Conv2dOptions(16, 8, 1)};
+    Shuffled() {
+      register_module("first", first);
+      register_module("second", second);
+      eval();
+    }
+    torch::Tensor forward(const torch::Tensor& x) { return second(torch::channel_shuffle(torch::relu(first(x)), 4)); }
+  };
+  torch::manual_seed(0);
+  Shuffled net;
+  const auto x = torch::randn({2, 3, 6, 6});
+  const auto model = pare::capture(net, x);
+  const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = 30_pct}, model).model;
+  CHECK(kept(pruned, "first.weight") == 12);
+  CHECK(kept(pruned, "second.weight", 1) == 12);
+  pare::commit(pruned, net);
+  CHECK(torch::allclose(net.forward(x), pruned(x), 0, 1e-6));
+}
+
+TEST_CASE("channels that a window slides over stay, whatever is asked of them", "[pruner]") {
+  struct Spread : torch::nn::Module {
+    torch::nn::Linear fc1{16, 64}, fc2{8 * 15, 10};
+    torch::nn::Conv1d conv{torch::nn::Conv1dOptions(1, 8, 5).stride(4)};
+    Spread() {
+      register_module("fc1", fc1);
+      register_module("conv", conv);
+      register_module("fc2", fc2);
+      eval();
+    }
+    torch::Tensor forward(const torch::Tensor& x) { return fc2(torch::relu(conv(fc1(x).unsqueeze(1))).flatten(1)); }
+  };
+  Spread net;
+  const auto model = pare::capture(net, torch::randn({2, 16}));
+  const auto pruned = pare::apply(
+      pare::Pruner{.importance = pare::L2{}, .group_ratios = {{"fc1.weight:0", 4_pct}, {"conv.weight:0", 50_pct}}},
+      model);
+  CHECK(kept(pruned.model, "fc1.weight") == 64);
+  CHECK(kept(pruned.model, "conv.weight") == 4);
+  CHECK(pruned.report.rows("fc1.weight:0").front().reason.find("slides over them") != std::string::npos);
+}
+
 TEST_CASE("a budget of measured latency is searched with compiled models", "[pruner]") {
   Fixture fixture;
   const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{},

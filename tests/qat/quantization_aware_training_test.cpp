@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "examples/models/captured.hpp"
 #include "examples/models/registry.hpp"
 #include "pare/capture/capture.hpp"
@@ -34,6 +36,21 @@ struct Small : nn::Module {
   nn::Conv2d stem{nullptr}, body{nullptr};
   nn::BatchNorm2d norm{nullptr}, norm2{nullptr};
   nn::Linear fc{nullptr};
+};
+
+// A transformer's feed-forward block, one channel of it far louder than the others: smoothing multiplies there.
+struct LoudBlock : nn::Module {
+  LoudBlock() {
+    up = register_module("up", nn::Linear(12, 16));
+    drop = register_module("drop", nn::Dropout(0.5));
+    down = register_module("down", nn::Linear(16, 12));
+    const torch::NoGradGuard no_grad;
+    up->weight[4].mul_(60.0F);
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return down(drop(torch::relu(up(x)))); }
+  nn::Linear up{nullptr}, down{nullptr};
+  nn::Dropout drop{nullptr};
 };
 
 // Four classes by which quadrant is bright.
@@ -173,6 +190,21 @@ TEST_CASE("at eight bits the training forward is close to the float model's own"
   qat.train();
   const torch::NoGradGuard no_grad;
   CHECK(pare::sqnr_db(model(task.images), qat(task.images)) > 25.0);
+}
+
+TEST_CASE("dropout before a smoothed layer goes on while it trains", "[qat]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  LoudBlock net;
+  const auto x = torch::randn({6, 5, 12});
+  const auto model = pare::capture(net, torch::randn({2, 5, 12}));
+  pare::QuantizationAwareTraining qat{model, pare::Quantizer{}, pare::Batches{x}};
+  const auto state = qat.state();
+  REQUIRE(std::ranges::any_of(state, [](const auto& entry) { return entry.first.ends_with(".smooth"); }));
+  CHECK(pare::sqnr_db(net.forward(x), qat(x)) > 20.0);
+  qat.train();
+  CHECK(pare::sqnr_db(qat(x), qat(x)) < 10.0);
+  CHECK(converts_exactly(qat, {x}));
 }
 
 TEST_CASE("delay, freezing and averages follow the steps", "[qat]") {

@@ -3,9 +3,12 @@
 #include <torch/torch.h>
 
 #include <map>
+#include <tuple>
 
+#include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/core/error.hpp"
+#include "pare/execute/compile.hpp"
 #include "pare/numerics/entropy.hpp"
 #include "pare/numerics/min_max.hpp"
 #include "pare/numerics/moving_average.hpp"
@@ -49,6 +52,35 @@ struct Recurrent : nn::Module {
   nn::Embedding words{nullptr};
   nn::LSTM lstm{nullptr};
   nn::Linear head{nullptr};
+};
+
+// Its table of words is the output layer, too.
+struct TiedHead : nn::Module {
+  TiedHead() {
+    words = register_module("words", nn::Embedding(400, 12));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& ids) { return torch::matmul(words(ids), words->weight.t()); }
+  nn::Embedding words{nullptr};
+};
+
+// A filter that is one row of numbers.
+struct Filter : nn::Module {
+  Filter() { taps = register_parameter("taps", torch::randn({9})); }
+  torch::Tensor forward(const torch::Tensor& x) { return torch::conv1d(x, taps.view({1, 1, -1})); }
+  torch::Tensor taps;
+};
+
+// Reads an image beside a mask of integers, which become numbers as they are concatenated.
+struct Masked : nn::Module {
+  Masked() {
+    conv = register_module("conv", nn::Conv2d(nn::Conv2dOptions(4, 8, 3)));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& image, const torch::Tensor& mask) {
+    return conv(torch::cat({image, mask}, 1));
+  }
+  nn::Conv2d conv{nullptr};
 };
 
 std::size_t count(const pare::Model& model, std::string_view name) {
@@ -166,6 +198,20 @@ TEST_CASE("weight-only needs no calibration; embeddings and recurrent layers are
   CHECK(pare::sqnr_db(text.forward(ids), int8.model(ids)) > 30.0);
 }
 
+TEST_CASE("a data loader with workers calibrates, as a whole or in part", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  SmallNet net;
+  const auto model = pare::capture(net, torch::randn({2, 3, 10, 10}));
+  const auto loader = torch::data::make_data_loader<torch::data::samplers::SequentialSampler>(
+      torch::data::datasets::TensorDataset(torch::randn({24, 3, 10, 10}))
+          .map(torch::data::transforms::Stack<torch::data::TensorExample>()),
+      torch::data::DataLoaderOptions(4).workers(2));
+  const auto all = pare::Batches::over(*loader);
+  for (const auto& batches : {all, all.first(2)})
+    CHECK(count(pare::apply(pare::Quantizer{}, model, {.calibration = batches}).model, kTensor) == 5);
+}
+
 TEST_CASE("bad calibration is an error that names the layer and leaves the model alone", "[quantize]") {
   torch::manual_seed(0);
   SmallNet net;
@@ -252,4 +298,83 @@ TEST_CASE("layers get bits of their own", "[quantize]") {
   CHECK(error_of([] {
           pare::Quantizer{.layer_weights = Exceptions{{"fc", 9_bits}}}.validate();
         }) == "pare.quantize.103 ");
+}
+
+TEST_CASE("a tied weight is rounded for the layers that want it, each in its own bits", "[quantize]") {
+  using namespace pare::literals;
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  TiedHead net;
+  const auto ids = torch::randint(0, 400, {4, 9});
+  const auto model = pare::capture(net, torch::randint(0, 400, {2, 9}));
+  const auto& table = net.words->weight;
+  const auto products = model.graph().nodes(pare::op("aten::matmul"));
+  REQUIRE(products.size() == 1);
+  const auto head = model.graph().node(products.front()).name;
+  // The table as a reader with this many levels sees it.
+  const auto rounded = [&](const pare::Model& of, std::int64_t largest) -> torch::Tensor {
+    for (const auto id : of.graph().nodes(pare::op(kChannel))) {
+      const auto& node = of.graph().node(id);
+      if (node.operand("quant_max").integer() == largest)
+        return torch::fake_quantize_per_channel_affine(table, of.weight(node.input(1)), of.weight(node.input(2)), 0,
+                                                       -largest, largest);
+    }
+    return {};
+  };
+  const auto forward = [&](const torch::Tensor& rows, const torch::Tensor& output) {
+    return torch::matmul(torch::embedding(rows, ids), output.t());
+  };
+
+  SECTION("a float reader has the numbers as they were") {
+    const auto applied =
+        pare::apply(pare::Quantizer{.keep_float = {head}, .weights = 4_bits, .weight_only = true}, model);
+    REQUIRE(rounded(applied.model, 7).defined());
+    CHECK(torch::equal(applied.model.weight("words.weight"), table));
+    CHECK(torch::equal(applied.model(ids), forward(rounded(applied.model, 7), table)));
+    CHECK(applied.report.rows(head).back().reason == "kept float on request");
+    CHECK(applied.report.rows("words").back().reason.find("other readers") != std::string::npos);
+    CHECK(pare::WeightStorage(applied.model).bits("words.weight") == 32);
+    CHECK(pare::sqnr_db(applied.model(ids), pare::compile(applied.model)(ids)) > 40.0);
+  }
+  SECTION("tied layers may differ") {
+    const pare::Quantizer quantizer{.layer_weights = {{"words", 4_bits}, {head, 6_bits}}, .weight_only = true};
+    const auto applied = pare::apply(quantizer, model);
+    REQUIRE(count(applied.model, kChannel) == 2);
+    CHECK(torch::equal(applied.model(ids), forward(rounded(applied.model, 7), rounded(applied.model, 31))));
+    CHECK(pare::sqnr_db(applied.model(ids), pare::compile(applied.model)(ids)) > 40.0);
+  }
+  SECTION("bits of one are those of both") {
+    const pare::Quantizer quantizer{.layer_weights = {{"words", 4_bits}}, .weight_only = true};
+    const auto applied = pare::apply(quantizer, model);
+    CHECK(count(applied.model, kChannel) == 1);
+    CHECK(torch::equal(applied.model.weight("words.weight"), rounded(applied.model, 7)));
+    CHECK(pare::WeightStorage(applied.model).bits("words.weight") == 4);
+  }
+}
+
+TEST_CASE("a weight of one axis is quantized as a whole", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  Filter net;
+  const auto x = torch::randn({16, 1, 32});
+  const auto model = pare::capture(net, torch::randn({2, 1, 32}));
+  const auto int8 = pare::apply(pare::Quantizer{}, model, {.calibration = pare::Batches{x}});
+  CHECK(count(int8.model, kTensor) == 2);  // the taps and the input
+  CHECK(int8.model.weight("taps").sizes() == net.taps.sizes());
+  CHECK(pare::sqnr_db(net.forward(x), int8.model(x)) > 25.0);
+}
+
+TEST_CASE("integers that become numbers in a concatenation are rounded behind it", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  Masked net;
+  const auto image = torch::randn({4, 3, 8, 8});
+  for (const auto type : {torch::kLong, torch::kBool}) {
+    const auto mask = torch::rand({4, 1, 8, 8}).gt(0.5).to(type);
+    const auto model = pare::capture(net, std::make_tuple(image.narrow(0, 0, 2), mask.narrow(0, 0, 2)));
+    const auto int8 =
+        pare::apply(pare::Quantizer{}, model, {.calibration = pare::Batches{std::vector<pare::Batch>{{image, mask}}}});
+    CHECK(count(int8.model, kTensor) == 1);
+    CHECK(pare::sqnr_db(net.forward(image, mask), int8.model(image, mask)) > 25.0);
+  }
 }

@@ -41,6 +41,35 @@ struct PostNorm : nn::Module {
   nn::Linear fc{nullptr};
 };
 
+// Two layers behind the dropout of one activation.
+struct FeedForward : nn::Module {
+  FeedForward() {
+    up = register_module("up", nn::Linear(12, 16));
+    drop = register_module("drop", nn::Dropout(0.5));
+    down = register_module("down", nn::Linear(16, 12));
+    gate = register_module("gate", nn::Linear(16, 12));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y = drop(torch::relu(up(x)));
+    return down(y) * gate(y);
+  }
+  nn::Linear up{nullptr}, down{nullptr}, gate{nullptr};
+  nn::Dropout drop{nullptr};
+};
+
+// A convolution whose result a linear layer reads along time.
+struct OverTime : nn::Module {
+  OverTime() {
+    conv = register_module("conv", nn::Conv1d(nn::Conv1dOptions(4, 16, 3).padding(1)));
+    fc = register_module("fc", nn::Linear(16, 5));
+    eval();
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return fc(torch::relu(conv(x))); }
+  nn::Conv1d conv{nullptr};
+  nn::Linear fc{nullptr};
+};
+
 }  // namespace
 
 TEST_CASE("cross-layer equalization keeps the function and evens the ranges", "[quantize]") {
@@ -72,6 +101,19 @@ TEST_CASE("equalization declines ReLU6 and says why", "[quantize]") {
   const auto result = pare::apply(pare::CrossLayerEqualization{}, model);
   CHECK(result.report.count(pare::Decision::Done) == 0);
   CHECK(result.report.rows("0").front().reason == "its activation is not homogeneous");
+}
+
+TEST_CASE("equalization declines a reader that mixes positions, not channels", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  OverTime net;
+  net.conv->weight.mul_(torch::logspace(-2, 2, 16).reshape({16, 1, 1}));
+  const auto x = torch::randn({3, 4, 16});  // as many positions as channels
+  const auto model = pare::capture(net, torch::randn({2, 4, 16}));
+  const auto result = pare::apply(pare::CrossLayerEqualization{}, model);
+  CHECK(result.report.count(pare::Decision::Done) == 0);
+  CHECK(result.report.rows("conv").front().reason == "its reader sees other channels");
+  CHECK(torch::allclose(result.model(x), net.forward(x), 1e-5, 1e-5));
 }
 
 TEST_CASE("smoothing keeps the function and narrows the activations' spread", "[quantize]") {
@@ -116,4 +158,24 @@ TEST_CASE("smoothing leaves even channels alone", "[quantize]") {
   const auto result = pare::apply(pare::SmoothQuant{}, model, {.calibration = pare::Batches{torch::randn({6, 5, 12})}});
   CHECK(result.report.count(pare::Decision::Done) == 0);
   CHECK(result.report.rows("norm").front().reason.starts_with("its channels are even"));
+}
+
+TEST_CASE("smoothing leaves dropout between an activation and its readers", "[quantize]") {
+  torch::manual_seed(0);
+  const torch::NoGradGuard no_grad;
+  FeedForward net;
+  net.up->weight[4].mul_(60.0F);
+  const auto model = pare::capture(net, torch::randn({2, 5, 12}));
+  const auto x = torch::randn({6, 5, 12});
+  auto smooth = pare::apply(pare::SmoothQuant{}, model, {.calibration = pare::Batches{x}});
+  REQUIRE(smooth.report.count(pare::Decision::Done) == 1);
+  CHECK(torch::allclose(smooth.model(x), net.forward(x), 1e-3, 1e-3));
+  const auto& graph = smooth.model.graph();
+  const auto dropout = graph.nodes(pare::op("aten::dropout"));
+  REQUIRE(dropout.size() == 1);
+  const auto& uses = graph.uses(graph.node(dropout.front()).output());
+  REQUIRE(uses.size() == 1);  // one product for both layers
+  CHECK(graph.node(uses.front().node).name.ends_with(".smooth"));
+  smooth.model.train();
+  CHECK_FALSE(torch::equal(smooth.model(x), smooth.model(x)));
 }

@@ -51,7 +51,7 @@ struct AsArguments<std::tuple<Ts...>> {
 }  // namespace detail
 
 /// Captures a module's forward as a `Model`, by running it on an example and watching the dispatcher. Nothing in `net`
-/// changes: training flags, buffers and the random state are put back.
+/// changes: training flags, buffers, other tensors that the forward writes to and the random state are put back.
 ///
 /// @param net     a module, a module holder or a `shared_ptr` to a module with a `forward`
 /// @param example its input; a `std::tuple` is several arguments. Tensors may sit in optionals, vectors, tuples, maps
@@ -61,9 +61,9 @@ struct AsArguments<std::tuple<Ts...>> {
 /// @throws Error `pare.capture.101` no tensor in the example, `.103` none in what the forward returns, `.104` the
 ///         forward threw, `.105` called inside of another capture, `.111`–`.113` a write that
 /// cannot
-///         be made pure, `.121` a value read out of a tensor, `.131` the calls depend on the sizes, `.132` a tensor
-///         from outside the dispatcher, `.133` a number that depends on sizes, `.141` the replay differs from the
-///         forward
+///         be made pure, `.121` a value read out of a tensor, `.131` the calls, or a value that is read, depend on the
+///         sizes, `.132` a tensor from outside the dispatcher, `.133` a number that depends on sizes, `.141` the replay
+///         differs from the forward
 template <class Net, class Example>
 [[nodiscard]] Model capture(Net& net, const Example& example, const CaptureOptions& options = {}) {
   auto& module = detail::module_of(net);

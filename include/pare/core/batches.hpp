@@ -48,6 +48,9 @@ concept BatchRange = requires(T& range) {
 ///     pare::Batches{std::vector<pare::Batch>{{ids, mask}, {ids2, mask2}}}  // two inputs a batch
 ///     pare::Batches{[&](std::size_t i) -> std::optional<pare::Batch> { ... }}  // generated, until an empty optional
 ///     pare::Batches::over(*loader)                                        // any range, which must outlive the Batches
+///
+/// Reading may stop anywhere: what the workers of a LibTorch data loader have prefetched by then is dropped, so that it
+/// can be begun again. As with the loader itself, one reading has to be over, or dropped, before the next one begins.
 class Batches {
  public:
   /// The next batch, or an empty optional at the end.
@@ -71,7 +74,7 @@ class Batches {
       Batches(Range&& range) {  // NOLINT(google-explicit-constructor): a container of batches is batches
     auto kept = std::make_shared<std::remove_cvref_t<Range>>(std::forward<Range>(range));
     if constexpr (requires { std::size(*kept); }) size_ = static_cast<std::size_t>(std::size(*kept));
-    source_ = [kept] { return reader(*kept, kept); };
+    source_ = [kept] { return reader(*kept, AsBatch{}, kept); };
   }
   /// A generator: called with 0, 1, 2, … until it returns an empty optional, or `size` times where that is given. It
   /// must give the same batch for the same position.
@@ -82,10 +85,16 @@ class Batches {
 
   /// From a source that is read front to back, e.g. a file.
   static Batches from(Source source, std::optional<std::size_t> size = std::nullopt);
-  /// Over a range that the caller keeps alive, e.g. `*data_loader`: `begin()` starts it afresh.
+  /// Over a range that the caller keeps alive while anything reads it, e.g. `*data_loader`: `begin()` starts it afresh.
   template <class Range>
   static Batches over(Range& range, std::optional<std::size_t> size = std::nullopt) {
-    return from([&range] { return reader(range, nullptr); }, size);
+    return over(range, AsBatch{}, size);
+  }
+  /// The same, of elements that `make` turns into batches.
+  template <class Range, class Make>
+  requires std::is_invocable_r_v<Batch, const Make&, decltype(*std::declval<Range&>().begin())>
+  static Batches over(Range& range, Make make, std::optional<std::size_t> size = std::nullopt) {
+    return from([&range, make = std::move(make)] { return reader(range, make, nullptr); }, size);
   }
 
   /// How many batches there are, where the source knows.
@@ -118,28 +127,68 @@ class Batches {
   [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
 
  private:
-  template <class T>
-  static Batch as_batch(const T& element) {
-    if constexpr (std::convertible_to<const T&, at::Tensor>) {
-      return Batch{element};
-    } else if constexpr (std::convertible_to<const T&, Batch>) {
-      return element;
-    } else {
-      return Batch{element.data};
-    }
-  }
-
-  template <class Range>
-  static Reader reader(Range& range, std::shared_ptr<void> keep) {
-    return [keep = std::move(keep), &range, it = range.begin(), fresh = true]() mutable -> std::optional<Batch> {
-      if (!fresh) ++it;
-      fresh = false;
-      if (it == range.end()) {
-        fresh = true;  // stays at the end
-        return std::nullopt;
+  struct AsBatch {
+    template <class T>
+    Batch operator()(const T& element) const {
+      if constexpr (std::convertible_to<const T&, at::Tensor>) {
+        return Batch{element};
+      } else if constexpr (std::convertible_to<const T&, Batch>) {
+        return element;
+      } else {
+        return Batch{element.data};
       }
-      return as_batch(*it);
-    };
+    }
+  };
+
+  // By its members: LibTorch's headers of data loaders would cost every user seconds.
+  template <class T>
+  static constexpr bool kIsDataLoader = requires(T& loader) {
+    typename T::BatchRequestType;
+    loader.options().max_jobs;
+    loader.join();
+  };
+
+  // A data loader cannot be begun while batches of the last time are on the way. Its own `reset()` drops them as this
+  // does; the public way, to its end, would load all the data.
+  template <class Loader>
+  struct Prefetched : Loader {
+    static void drop(Loader& loader) { (loader.*(&Prefetched::shuttle_)).drain(); }
+  };
+
+  // One way through a range.
+  template <class Range>
+  class Position {
+   public:
+    Position(Range& range, std::shared_ptr<void> keep)
+        : keep_(std::move(keep)), range_(range), element_(range.begin()) {}
+    Position(const Position&) = delete;
+    Position& operator=(const Position&) = delete;
+    ~Position() {
+      if constexpr (kIsDataLoader<Range>)
+        if (!at_end_) Prefetched<Range>::drop(range_);
+    }
+
+    template <class Make>
+    std::optional<Batch> next(const Make& make) {
+      if (at_end_) return std::nullopt;
+      if (!fresh_) ++element_;
+      fresh_ = false;
+      at_end_ = element_ == range_.end();
+      if (at_end_) return std::nullopt;
+      return make(*element_);
+    }
+
+   private:
+    std::shared_ptr<void> keep_;
+    Range& range_;
+    decltype(std::declval<Range&>().begin()) element_;
+    bool fresh_ = true, at_end_ = false;
+  };
+
+  template <class Range, class Make>
+  static Reader reader(Range& range, const Make& make, std::shared_ptr<void> keep) {
+    return
+        [make, position = std::make_shared<Position<Range>>(range, std::move(keep))] { return position->next(make); };
   }
 
   static Source positions(Generator generate, std::optional<std::size_t> size);

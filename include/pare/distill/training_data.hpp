@@ -39,14 +39,7 @@ class TrainingData {
   /// A range of examples with `.data` and `.target`, which the caller keeps alive; `begin()` starts it afresh.
   template <class Range>
   static TrainingData examples(Range& range) {
-    return Batches::from([&range]() -> Batches::Reader {
-      return [&range, it = range.begin(), fresh = true]() mutable -> std::optional<Batch> {
-        if (!fresh && it != range.end()) ++it;
-        fresh = false;
-        if (it == range.end()) return std::nullopt;
-        return Batch{it->data, it->target};
-      };
-    });
+    return Batches::over(range, [](const auto& example) { return Batch{example.data, example.target}; });
   }
 
   [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(epochs_); }

@@ -27,20 +27,16 @@ struct TargetDescription {
     OpFamily family = OpFamily::Other;
     std::vector<Scheme> weights;      ///< best first; empty: the family has no weights
     std::vector<Scheme> activations;  ///< best first; empty with weights: weight-only, activations stay float
-    bool integer_output = false;      ///< the kernel may requantize; otherwise its output is float
     bool float_output = true;         ///< the kernel may write numbers, too; otherwise whoever reads gets integers
     std::string reason;               ///< why not more, for reports
   };
 
   std::string name;
   std::vector<Support> families;
-  bool bf16 = false;
   std::span<const FusionRule> fusion = {};  ///< what its kernels take in; empty: `default_fusion_rules()`
 
   /// The entry of a family, or null: it stays float.
   [[nodiscard]] const Support* find(OpFamily family) const noexcept;
-  [[nodiscard]] bool supports_weight(OpFamily family, const Scheme& scheme) const noexcept;
-  [[nodiscard]] bool supports_activation(OpFamily family, const Scheme& scheme) const noexcept;
 };
 
 /// This process's back end: oneDNN's integer kernels. Weights s8 symmetric (per output channel or per tensor),

@@ -26,7 +26,8 @@ class Histogram {
     double count = 0.0;  ///< how many
   };
 
-  /// @throws Error `pare.numerics.101` for NaN or infinities
+  /// Numbers of any type, counted as float32.
+  /// @throws Error `pare.numerics.101` for NaN, infinities and numbers that float32 has not
   void observe(const at::Tensor& values);
   void merge(const Histogram& other);
 

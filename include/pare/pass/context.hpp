@@ -48,7 +48,7 @@ class Context {
 
   /// The calibration batches. @throws Error `pare.pass.102` when there are none: the pass cannot do without
   [[nodiscard]] const Batches& calibration() const;
-  [[nodiscard]] bool has_calibration() const { return !options_.calibration.empty(); }
+  [[nodiscard]] bool has_calibration() const;
   [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed; }
   [[nodiscard]] const Log& log() const noexcept { return options_.log; }
   [[nodiscard]] const Progress& progress() const noexcept { return options_.progress; }
@@ -78,6 +78,7 @@ class Context {
   const Transaction* transaction_ = nullptr;  // of the pass that is running
   std::string pass_;
   std::size_t depth_ = 0;
+  mutable std::optional<bool> has_calibration_;  // asked once: of a data loader, it costs a batch
 };
 
 PARE_NAMESPACE_END

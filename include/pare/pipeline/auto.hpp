@@ -34,10 +34,12 @@ struct AutoOptions {
   Batches refit = {};           ///< what the chosen candidate is calibrated on in the end; empty: `calibration`
   Budget budget = {};           ///< what may be lost and what must be won
   CompileOptions compile = {};  ///< how candidates are run
-  Batch example = {};           ///< what latency is measured on; empty: the first sample of the calibration batches
-  double seconds = 0.5;         ///< spent on measuring the latency of each candidate
-  std::size_t explore = 1;      ///< plans of 4 and 8 bits measured beyond what the budget needs, for the Pareto front
-  std::uint64_t seed = 0;       ///< for whatever is drawn at random
+  /// What latency is measured on. Empty: the first sample of the calibration batches, or the first batch where the
+  /// model does not run on samples (fixed sizes, a batch that is not dimension 0 alone).
+  Batch example = {};
+  double seconds = 0.5;     ///< spent on measuring the latency of each candidate
+  std::size_t explore = 1;  ///< plans of 4 and 8 bits measured beyond what the budget needs, for the Pareto front
+  std::uint64_t seed = 0;   ///< for whatever is drawn at random
   Log log = {};
   Progress progress = {};
   /// A folder: every candidate that is finished is kept there, trainings are kept as they go on, and a run with the
@@ -99,7 +101,7 @@ struct AutoResult {
 /// @throws Error `pare.pipeline.101` options out of range, heads without a name or with the same one, or `max_drop`
 ///         without scores; `.102` without calibration; `.103` scores that are not numbers, with the candidate and head;
 ///         `.105` cancelled; `.107` the checkpoint of another model or run, or a damaged one; `.108` one that cannot be
-///         written; and whatever a pass throws
+///         written; as `Model::run` for an example that does not fit; and whatever a pass throws
 [[nodiscard]] AutoResult optimize(const Model& model, const AutoOptions& options);
 
 PARE_NAMESPACE_END

@@ -25,11 +25,13 @@ struct PipelineOptions {
   std::vector<Head> heads = {};  ///< tasks judged each by itself: a stage is kept only if all keep their budgets
   Budget budget = {};            ///< what may be lost and what must be won
   CompileOptions compile = {};   ///< how models are run when they are measured, and the result
-  Batch example = {};            ///< what latency is measured on; empty: the first sample of the calibration batches
-  double seconds = 1.0;          ///< spent on measuring latency
-  std::uint64_t seed = 0;        ///< for whatever a pass draws at random
-  Log log = {};                  ///< where messages go; silent by default
-  Progress progress = {};        ///< where progress is shown; nowhere by default
+  /// What latency is measured on. Empty: the first sample of the calibration batches, or the first batch where the
+  /// model does not run on samples (fixed sizes, a batch that is not dimension 0 alone).
+  Batch example = {};
+  double seconds = 1.0;    ///< spent on measuring latency
+  std::uint64_t seed = 0;  ///< for whatever a pass draws at random
+  Log log = {};            ///< where messages go; silent by default
+  Progress progress = {};  ///< where progress is shown; nowhere by default
   /// A folder: the state after each stage is written there, and a run of the same passes on the same model goes on from
   /// it, with the same result bit for bit. Passes are told apart by name only; their options are the caller's to keep.
   std::string checkpoint = {};
@@ -69,7 +71,7 @@ class OptimizationPipeline {
   /// @throws Error `pare.pipeline.101` for a budget with `max_drop` and no metric or a limit that is not positive,
   ///         `.102` without an example and without calibration, `.103` when the metric is not a finite number (with the
   ///         stage), `.105` cancelled, `.107` the checkpoint of another model or pipeline, or a damaged one, `.108` one
-  ///         that cannot be written, and whatever a pass throws
+  ///         that cannot be written, as `Model::run` for an example that does not fit, and whatever a pass throws
   [[nodiscard]] PipelineResult run(const Model& model, const PipelineOptions& options) const;
 
  private:

@@ -25,7 +25,8 @@ PARE_NAMESPACE_BEGIN
 ///   that computes in integers reads it; outputs of the model and inputs of norms and softmax stay float;
 /// - ops that only move elements share the quantization of what they move, concatenations make their inputs share one;
 /// - weights stay float in the weight table, already on their grid, and feed a fake-quantize with their scales
-///   (`<path>.scale`, `<path>.zero_point`); weights of embeddings and recurrent layers are quantized alone.
+///   (`<path>.scale`, `<path>.zero_point`); weights of embeddings and recurrent layers are quantized alone; a tied
+///   weight that another layer reads as it is, or in other bits, keeps its numbers, and each layer rounds its own.
 ///
 /// The ladder: batch norms are folded, attention written out, transformers smoothed (`SmoothQuant`), then one sweep
 /// over the calibration batches gathers ranges and second moments, weights are rounded against their layer's inputs,
@@ -42,7 +43,8 @@ struct Quantizer {
   WeightObserver weight_observer = {};       ///< chooses weight scales
   std::vector<std::string> keep_float = {};  ///< layers left float: names, module paths, or patterns with `*` and `?`
   Bits weights = {8};                        ///< 2 to 8; stored in 2, 4 or 8
-  /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts.
+  /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts. Of
+  /// tied layers one may stand for all.
   std::vector<std::pair<std::string, Bits>> layer_weights = {};
   Bits activations = {8};  ///< 2 to 8
   /// Layers that read their inputs in other bits than `activations`: the first pattern that fits counts. Values that

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "graph/padding.hpp"
+#include "graph/written_weights.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -52,17 +53,9 @@ Program Lowering::run() {
 // Weights that a call changes: whoever reads them reads them anew, and all readers share one tensor.
 void Lowering::find_state() {
   for (const auto id : graph_.nodes()) {
-    const auto& node = graph_.node(id);
-    if (!node.barrier || node.condition == Condition::Training) continue;
-    const auto& arguments = node.op.schema().arguments();
-    for (std::size_t i = 0; i < node.operands.size() && i < arguments.size(); ++i) {
-      if (arguments[i].alias_info() == nullptr || !arguments[i].alias_info()->isWrite()) continue;
-      node.operands[i].each_value([&](ValueId value) {
-        if (graph_.value(value).kind != ValueKind::Weight) return;
-        state_.insert(value);
-        program_.constants[index(value)] = model_.weight(value).detach().clone();
-      });
-    }
+    if (graph_.node(id).condition == Condition::Training) continue;
+    for (const auto weight : written_weights(graph_, graph_.node(id)))
+      if (state_.insert(weight).second) program_.constants[index(weight)] = model_.weight(weight).detach().clone();
   }
 }
 
