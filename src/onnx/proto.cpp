@@ -87,6 +87,8 @@ void write_port(pbf_writer& graph, std::uint32_t tag, const Port& port) {
   pbf_writer type(out, field::kInfoType);
   pbf_writer tensor(type, field::kTensorType);
   tensor.add_int32(field::kElement, static_cast<std::int32_t>(port.type));
+  if (port.dims.empty())
+    return tensor.add_message(field::kShape, std::string());  // one number: protozero drops empty messages
   pbf_writer shape(tensor, field::kShape);
   for (const auto& size : port.dims) {
     pbf_writer dim(shape, field::kDim);
