@@ -270,7 +270,10 @@ const at::Tensor& Lowering::constant(ValueId value) {
 // For steps to read: a copy of its own, which the module's training does not change, in the order of its elements.
 void Lowering::keep(ValueId value) {
   auto& kept = program_.constants[index(value)];
-  if (!kept.defined()) kept = constant(value).clone(at::MemoryFormat::Contiguous);
+  if (kept.defined()) return;
+  const auto& tensor = constant(value);
+  const bool own = tensor.is_contiguous() && tensor.storage().use_count() == 1;  // made here, and no view
+  kept = own ? tensor : tensor.clone(at::MemoryFormat::Contiguous);
 }
 
 std::optional<double> Lowering::scalar(const Operand& operand) {
