@@ -127,6 +127,7 @@ class PlanInstance {
   std::vector<dnnl::memory> memories_;                   // what the arguments point to
   std::vector<std::vector<dnnl_exec_arg_t>> arguments_;  // by call
   std::vector<at::Tensor> tensors_;
+  at::Tensor view_of(const PlanTensor& tensor);  // of its buffer, which is bound
   void run_call(std::size_t number);
   void run_calls(bool spread);
   void time_calls(std::vector<double>& row_ms);

@@ -66,9 +66,7 @@ PlanInstance::PlanInstance(std::shared_ptr<const ExecutionPlan> plan)
   tensors_.resize(plan_->tensors.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const auto& tensor = plan_->tensors[i];
-    if (tensor.buffer < 0) continue;
-    if (auto* base = pointer(tensor.buffer))
-      tensors_[i] = at::from_blob(base + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
+    if (tensor.buffer >= 0 && pointer(tensor.buffer) != nullptr) tensors_[i] = view_of(tensor);
   }
 }
 
@@ -108,13 +106,13 @@ void PlanInstance::run_calls(bool spread) {
   }
 }
 
+at::Tensor PlanInstance::view_of(const PlanTensor& tensor) {
+  return at::from_blob(pointer(tensor.buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
+}
+
 void PlanInstance::bind_tensors(int buffer) {
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const auto& tensor = plan_->tensors[i];
-    if (tensor.buffer == buffer)
-      tensors_[i] =
-          at::from_blob(pointer(buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
-  }
+  for (std::size_t i = 0; i < tensors_.size(); ++i)
+    if (plan_->tensors[i].buffer == buffer) tensors_[i] = view_of(plan_->tensors[i]);
 }
 
 void PlanInstance::bind(int buffer, void* pointer) {
@@ -142,14 +140,13 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
       bind(static_cast<int>(b), results[static_cast<std::size_t>(buffers[b].number)].data_ptr());
     }
   }
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {  // views of outputs, where ATen reads one
-    const auto& tensor = plan_->tensors[i];
-    if (tensor.buffer >= 0 && buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Arena &&
-        buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Tensor &&
-        buffers[static_cast<std::size_t>(tensor.buffer)].kind != PlanBuffer::Kind::Constant)
-      tensors_[i] =
-          at::from_blob(pointer(tensor.buffer) + tensor.offset, tensor.sizes, tensor.strides, at::dtype(tensor.dtype));
-  }
+  const auto moves = [&](int buffer) {
+    const auto kind = buffers[static_cast<std::size_t>(buffer)].kind;
+    return kind == PlanBuffer::Kind::Input || kind == PlanBuffer::Kind::Output;
+  };
+  for (std::size_t i = 0; i < tensors_.size(); ++i)
+    if (const auto& tensor = plan_->tensors[i]; tensor.buffer >= 0 && moves(tensor.buffer))
+      tensors_[i] = view_of(tensor);
   if (row_ms != nullptr) {
     time_calls(*row_ms);
   } else {
