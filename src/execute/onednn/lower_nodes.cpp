@@ -109,7 +109,7 @@ void Lowering::run_on_aten(const Node& node, std::string reason) {
       const auto from = root(value);
       if (is_constant(from)) {
         if (!keep_packed(from)) keep(from);
-      } else if (!state_.contains(from) && std::ranges::find(step.inputs, from) == step.inputs.end()) {
+      } else if (!program_.state.contains(from) && std::ranges::find(step.inputs, from) == step.inputs.end()) {
         step.inputs.push_back(from);
       }
     });
@@ -320,6 +320,7 @@ std::optional<IntegerTable> Lowering::integer_table(ValueId value) {
     table.integers = at::round(numbers.to(at::kFloat) / scale.view({-1, 1})).clamp(-128, 127).to(at::kChar);
   }
   table.scale = scale.expand({table.integers.size(0)}).contiguous().view({-1, 1});
+  table.integers = table.integers.contiguous();
   folded_.erase(index(value));
   return table;
 }

@@ -55,14 +55,15 @@ void Lowering::find_state() {
   for (const auto id : graph_.nodes()) {
     if (graph_.node(id).condition == Condition::Training) continue;
     for (const auto weight : written_weights(graph_, graph_.node(id)))
-      if (state_.insert(weight).second) program_.constants[index(weight)] = model_.weight(weight).detach().clone();
+      if (program_.state.insert(weight).second)
+        program_.constants[index(weight)] = model_.weight(weight).detach().clone();
   }
 }
 
 bool Lowering::reads_state(const Node& node) const {
   bool reads = false;
   for (const auto& operand : node.operands)
-    operand.each_value([&](ValueId value) { reads = reads || state_.contains(root(value)); });
+    operand.each_value([&](ValueId value) { reads = reads || program_.state.contains(root(value)); });
   return reads;
 }
 
@@ -232,7 +233,7 @@ void Lowering::use_signed_products() {
 
 bool Lowering::is_constant(ValueId value) const {
   if (value == kNoValue) return false;
-  if (graph_.value(value).kind == ValueKind::Weight) return !state_.contains(value);
+  if (graph_.value(value).kind == ValueKind::Weight) return !program_.state.contains(value);
   const auto* node = graph_.producer(value);
   if (!node || node->barrier || node->operands.empty() || node->condition != Condition::Always) return false;
   const auto family = family_of(node->op);

@@ -78,7 +78,6 @@ class Lowering {
   Program program_;
   const Graph& graph_;
   std::vector<bool> done_;                                     // by NodeId: absorbed by a step
-  std::set<ValueId> state_;                                    // weights that the model itself writes
   std::unordered_map<std::size_t, at::Tensor> folded_;         // by ValueId
   std::unordered_map<std::size_t, IntegerRows> integer_rows_;  // by ValueId: what their fake-quantize gives
   std::unordered_map<std::size_t, NodeId> quantizer_;          // by ValueId: the fake-quantize that stores it

@@ -100,7 +100,7 @@ class OnednnExecutor final : public Executor {
   std::size_t resident_bytes() const override {
     auto bytes = stored_bytes(true);
     const std::lock_guard lock(mutex_);
-    for (const auto& entry : entries_) bytes += entry->full.arena_bytes() + entry->reduced.arena_bytes();
+    for (const auto& entry : entries_) bytes += entry->full.resident_bytes() + entry->reduced.resident_bytes();
     return bytes;
   }
 
@@ -128,9 +128,12 @@ class OnednnExecutor final : public Executor {
       const std::lock_guard lock(mutex);
       idle.push_back(std::move(instance));
     }
-    std::size_t arena_bytes() const {
+    std::size_t resident_bytes() const {
       const std::lock_guard lock(mutex);
-      return plan ? plan->arena_bytes * made : 0;
+      if (!plan) return 0;
+      auto bytes = plan->arena_bytes * made;
+      for (const auto& [value, tensor] : plan->constants) bytes += tensor.nbytes();
+      return bytes;
     }
   };
   /// What runs inputs of one combination of sizes.

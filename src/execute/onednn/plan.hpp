@@ -54,8 +54,9 @@ struct PlanCall {
 struct PlanTensor {
   int buffer = -1;  ///< -1: filled while running
   std::size_t offset = 0;
-  std::vector<std::int64_t> sizes, strides;
+  std::vector<std::int64_t> sizes = {}, strides = {};
   c10::ScalarType dtype = c10::ScalarType::Float;
+  at::Tensor constant = {};  ///< what it always is, instead
 };
 
 /// Where a result of the model comes from.
@@ -77,6 +78,7 @@ struct ExecutionPlan {
   std::vector<int> input_tensors;  ///< tensor number of each input, or -1
   std::size_t arena_bytes = 0;
   std::vector<ExecutionReport::Row> rows;
+  std::unordered_map<std::size_t, at::Tensor> constants;  ///< by ValueId: results known when the sizes are
   std::map<std::string, std::string> kernels;  ///< fastest implementations, by everything that they depend on
 };
 

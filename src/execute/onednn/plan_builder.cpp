@@ -71,6 +71,7 @@ std::shared_ptr<const ExecutionPlan> PlanBuilder::build() {
 
 void PlanBuilder::emit(const ProgramStep& step) {
   try {
+    if (fold(step)) return;
     switch (step.kind) {
       case StepKind::Aten:
         return emit_aten(step);
@@ -162,8 +163,8 @@ void PlanBuilder::finish_outputs() {
     }
     const auto value = program_.root_of(output);
     result.sizes = sizes(value);
-    if (const auto found = program_.constants.find(index(value)); found != program_.constants.end()) {
-      result.constant = found->second;
+    if (const auto* known = read_constant(value)) {
+      result.constant = *known;
     } else if (graph_.value(value).type.dtype != c10::ScalarType::Float || result.sizes.empty() ||
                graph_.value(value).kind == ValueKind::Input || values_[index(value)].front().buffer < 0) {
       result.tensor = tensor_of(value);
@@ -197,7 +198,7 @@ void PlanBuilder::finish_lives() {
   for (const auto& buffer : plan_->buffers)
     if (buffer.kind == PlanBuffer::Kind::Tensor) keep[static_cast<std::size_t>(buffer.number)] = true;
   for (std::size_t t = 0; t < last.size(); ++t)
-    if (!keep[t] && plan_->tensors[t].buffer < 0 && !plan_->calls.empty())
+    if (!keep[t] && plan_->tensors[t].buffer < 0 && !plan_->tensors[t].constant.defined() && !plan_->calls.empty())
       plan_->calls[last[t]].releases.push_back(static_cast<int>(t));
 }
 

@@ -14,6 +14,10 @@ bool is_reference(const dnnl::primitive_desc_base& description);
 /// What every kernel is created with: its scratchpad comes from the arena.
 [[nodiscard]] dnnl::primitive_attr with_scratchpad();
 
+/// What an Embedding step does: rows of its table, as numbers.
+/// @param indices integers of any shape @param to `[...indices, columns]`
+void look_up(const ProgramStep& step, const at::Tensor& indices, float* to);
+
 /// Builds an `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
 /// layout.
 class PlanBuilder {
@@ -33,6 +37,13 @@ class PlanBuilder {
     std::size_t offset = 0;
     int tensor = -1;  ///< held by a tensor made while running (layout assumed row-major)
   };
+
+  // What is known when the sizes are (plan_constants.cpp).
+  const at::Tensor* constant(ValueId root) const;
+  const at::Tensor* read_constant(ValueId root);
+  bool fold(const ProgramStep& step);
+  bool compute_now(ValueId value);
+  bool keep_known(ValueId value, const at::Tensor& result);
 
   // Values (plan_values.cpp).
   dnnl::memory::dims sizes(ValueId value) const;
@@ -96,7 +107,6 @@ class PlanBuilder {
   void emit_convolution(const ProgramStep& step);
   void emit_deconvolution(const ProgramStep& step);
   void emit_linear(const ProgramStep& step);
-  void emit_row_lookup(const ProgramStep& step);
   void emit_integer_rows(const ProgramStep& step);
   void emit_product(const ProgramStep& step);
   void emit_binary(const ProgramStep& step);
@@ -113,6 +123,7 @@ class PlanBuilder {
   void emit_mean(const ProgramStep& step);
   void emit_layer_norm(const ProgramStep& step);
   void emit_softmax(const ProgramStep& step);
+  bool emit_integer_softmax(const ProgramStep& step, const Stored& source);
   void emit_concat(const ProgramStep& step);
   void emit_quantize(const ProgramStep& step);
   void emit_embedding(const ProgramStep& step);
@@ -139,10 +150,11 @@ class PlanBuilder {
   const Program& program_;
   const Graph& graph_;
   bool tapped_;
-  std::size_t position_ = 0;                 // of the step being emitted
-  std::vector<std::vector<Stored>> values_;  // by ValueId; the first is how it was made
-  std::vector<std::size_t> last_use_;        // by ValueId: step
-  std::vector<int> use_count_;               // by ValueId
+  std::size_t position_ = 0;                           // of the step being emitted
+  std::vector<std::vector<Stored>> values_;            // by ValueId; the first is how it was made
+  std::vector<std::size_t> last_use_;                  // by ValueId: step
+  std::vector<int> use_count_;                         // by ValueId
+  std::unordered_map<std::size_t, at::Tensor> known_;  // by ValueId: results of steps that were run once
   KernelTimer timer_;
   std::vector<std::pair<std::size_t, int>> tensor_uses_;  // call, tensor
 };

@@ -8,6 +8,7 @@
 #include "execute/onednn/image_kernels.hpp"
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
+#include "execute/onednn/softmax_kernel.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -136,9 +137,31 @@ void PlanBuilder::emit_layer_norm(const ProgramStep& step) {
   quantize_result(output);
 }
 
+// Rows onto a grid by our own kernel, where it serves.
+bool PlanBuilder::emit_integer_softmax(const ProgramStep& step, const Stored& source) {
+  const auto output = step.outputs[0];
+  const auto& grid = quantization(output);
+  const auto dims = source.layout.get_dims();
+  if (!grid || grid->is_signed || grid->zero_point != 0 || step.axis + 1 != std::ssize(dims) ||
+      !reads_row_major(source.layout) || dims.back() < 1 || dims.back() > kLongestSoftmax || !prefers_own_softmax())
+    return false;
+  const auto result = allocate(desc(dims, grid->type(), row_major_strides(dims)));
+  const auto rows = std::accumulate(dims.begin(), dims.end() - 1, std::int64_t{1}, std::multiplies{});
+  call(
+      [=, scale = grid->scale, count = dims.back()](PlanInstance& instance) {
+        softmax_to_integers(reinterpret_cast<const float*>(instance.pointer(source.buffer) + source.offset),
+                            reinterpret_cast<std::uint8_t*>(instance.pointer(result.buffer)), rows, count, scale);
+      },
+      {source.buffer, result.buffer});
+  row(step, "softmax_to_integers", "int8");
+  store(output, result);
+  return true;
+}
+
 void PlanBuilder::emit_softmax(const ProgramStep& step) {
   const auto output = step.outputs[0];
   const auto source = typed(step.inputs[0], data_type::f32);
+  if (emit_integer_softmax(step, source)) return;
   const auto& quantized = quantization(output);
   auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments;

@@ -66,7 +66,7 @@ PlanInstance::PlanInstance(std::shared_ptr<const ExecutionPlan> plan)
   tensors_.resize(plan_->tensors.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const auto& tensor = plan_->tensors[i];
-    if (tensor.buffer >= 0 && pointer(tensor.buffer) != nullptr) tensors_[i] = view_of(tensor);
+    tensors_[i] = tensor.buffer >= 0 && pointer(tensor.buffer) != nullptr ? view_of(tensor) : tensor.constant;
   }
 }
 
@@ -165,7 +165,7 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
     }
   }
   for (std::size_t i = 0; i < tensors_.size(); ++i)
-    if (plan_->tensors[i].buffer < 0) tensors_[i] = at::Tensor();
+    if (plan_->tensors[i].buffer < 0) tensors_[i] = plan_->tensors[i].constant;
   tap_ = nullptr;
   return results;
 }

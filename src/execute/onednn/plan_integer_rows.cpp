@@ -1,5 +1,4 @@
-// Linear layers whose weights stay integers: products row by row, or tile by tile as numbers; tables that rows are
-// looked up in.
+// Linear layers whose weights stay integers: products row by row, or tile by tile as numbers.
 #include <ATen/Functions.h>
 
 #include <algorithm>
@@ -93,35 +92,6 @@ void PlanBuilder::emit_integer_rows(const ProgramStep& step) {
   }
   row(step, std::string(weights.bits == 4 ? "int4_" : "int8_") + (by_dots ? "rows" : "tiles"), "float32");
   store(output, result);
-  quantize_result(output);
-}
-
-void PlanBuilder::emit_row_lookup(const ProgramStep& step) {
-  const auto ids = tensor_of(step.inputs[0]);
-  const auto output = step.outputs[0];
-  const auto made = static_cast<int>(plan_->tensors.size());
-  plan_->tensors.push_back({});
-  call(
-      [ids, made, held = step.rows](PlanInstance& instance) {
-        const auto& indices = instance.tensor(ids);
-        const auto flat = indices.reshape({-1}).to(at::kLong).contiguous();
-        auto shape = indices.sizes().vec();
-        shape.push_back(held->features);
-        auto result = at::empty(shape, at::kFloat);
-        const auto* from = flat.const_data_ptr<std::int64_t>();
-        auto* to = result.mutable_data_ptr<float>();
-        for (std::int64_t i = 0; i < flat.numel(); ++i) {
-          TORCH_CHECK_INDEX(from[i] >= 0 && from[i] < held->outputs, "index ", from[i],
-                            " is out of range: the table has ", held->outputs, " rows");
-          held->numbers(from[i], 1, to + i * held->features);
-        }
-        instance.set_tensor(made, std::move(result));
-      },
-      {}, {ids, made});
-  Stored result;
-  result.tensor = made;
-  store(output, result);
-  row(step, step.rows->bits == 4 ? "int4_lookup" : "int8_lookup", "int8");
   quantize_result(output);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/vector_width.hpp"
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
 #include "pare/core/error.hpp"
@@ -35,6 +36,24 @@ std::vector<std::int64_t> shape_of(const Graph& graph, ValueId value, const std:
   std::vector<std::int64_t> sizes;
   for (const auto& size : graph.value(value).type.sizes) sizes.push_back(size.evaluate(dims));
   return sizes;
+}
+
+constexpr std::int64_t kRowsOfALookup = 16;
+
+template <class Row>
+void look_up(const at::Tensor& indices, std::int64_t rows, std::int64_t columns, float* to, const Row& write_row) {
+  const auto flat = indices.reshape({-1}).to(at::kLong).contiguous();
+  const auto* from = flat.const_data_ptr<std::int64_t>();
+  const auto count = flat.numel();
+  for (std::int64_t i = 0; i < count; ++i)
+    TORCH_CHECK_INDEX(from[i] >= 0 && from[i] < rows, "index ", from[i], " is out of range: the table has ", rows,
+                      " rows");
+#pragma omp parallel for if (count > kRowsOfALookup)
+  for (std::int64_t i = 0; i < count; ++i) write_row(from[i], to + i * columns);
+}
+
+PARE_EACH_VECTOR_WIDTH void scale_row(const std::int8_t* from, float* to, std::int64_t count, float scale) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]) * scale;
 }
 
 }  // namespace
@@ -97,8 +116,8 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   for (const auto& operand : node.operands)
     operand.each_value([&](ValueId value) {
       const auto from = program_.root_of(value);
-      if (const auto found = program_.constants.find(index(from)); found != program_.constants.end()) {
-        constants[index(value)] = found->second;
+      if (const auto* known = read_constant(from)) {
+        constants[index(value)] = *known;
         return;
       }
       if (const auto found = program_.packed.find(index(from)); found != program_.packed.end()) {
@@ -161,26 +180,30 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   row(reported, "aten", "float32");
 }
 
+void look_up(const ProgramStep& step, const at::Tensor& indices, float* to) {
+  if (step.rows)
+    return look_up(indices, step.rows->outputs, step.rows->features, to,
+                   [&](std::int64_t row, float* numbers) { step.rows->numbers(row, 1, numbers); });
+  const auto& integers = step.table.integers;
+  const auto columns = integers.size(1);
+  const auto* all = integers.const_data_ptr<std::int8_t>();
+  const auto* scale = step.table.scale.const_data_ptr<float>();
+  look_up(indices, integers.size(0), columns, to,
+          [&](std::int64_t row, float* numbers) { scale_row(all + row * columns, numbers, columns, scale[row]); });
+}
+
 void PlanBuilder::emit_embedding(const ProgramStep& step) {
-  if (step.rows) return emit_row_lookup(step);
   const auto ids = tensor_of(step.inputs[0]);
   const auto output = step.outputs[0];
-  const auto made = static_cast<int>(plan_->tensors.size());
-  plan_->tensors.push_back({});
+  const auto dims = sizes(output);
+  const auto result = allocate(desc(dims, data_type::f32, row_major_strides(dims)));
   call(
-      [ids, made, table = step.table.integers, scale = step.table.scale](PlanInstance& instance) {
-        const auto& indices = instance.tensor(ids);
-        const auto flat = indices.reshape({-1});
-        auto rows = at::index_select(table, 0, flat).to(at::kFloat).mul_(at::index_select(scale, 0, flat));
-        auto shape = indices.sizes().vec();
-        shape.push_back(table.size(1));
-        instance.set_tensor(made, rows.view(shape));
+      [ids, to = result.buffer, &step](PlanInstance& instance) {  // the plan keeps its program
+        look_up(step, instance.tensor(ids), reinterpret_cast<float*>(instance.pointer(to)));
       },
-      {}, {ids, made});
-  Stored result;
-  result.tensor = made;
+      {result.buffer}, {ids});
   store(output, result);
-  row(step, "int8_rows", "int8");
+  row(step, !step.rows ? "int8_rows" : step.rows->bits == 4 ? "int4_lookup" : "int8_lookup", "int8");
   quantize_result(output);
 }
 

@@ -54,9 +54,8 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
     const auto dims = sizes(value);
     const auto shape = dims.empty() ? memory::dims{1} : dims;
     const desc layout(shape, data_type::f32, row_major_strides(shape));
-    if (const auto found = program_.constants.find(index(value)); found != program_.constants.end()) {
-      all.push_back(
-          {layout, new_buffer({.kind = PlanBuffer::Kind::Constant, .pointer = found->second.data_ptr()}), 0, -1});
+    if (const auto* known = read_constant(value)) {
+      all.push_back({layout, new_buffer({.kind = PlanBuffer::Kind::Constant, .pointer = known->data_ptr()}), 0, -1});
     } else if (graph_.value(value).kind == ValueKind::Input) {
       const auto number = static_cast<int>(graph_.value(value).position);
       all.push_back({layout, new_buffer({.kind = PlanBuffer::Kind::Input, .number = number}), 0, -1});
@@ -216,6 +215,10 @@ int PlanBuilder::tensor_of(ValueId value, bool dense) {
       plan_->tensors.push_back({});
     }
     return number;
+  }
+  if (const auto* known = read_constant(value); known != nullptr && info.type.dtype != c10::ScalarType::Float) {
+    plan_->tensors.push_back({.constant = *known});
+    return static_cast<int>(plan_->tensors.size()) - 1;
   }
   auto source = typed(value, data_type::f32);
   if (dense || !is_plain(source.layout)) source = row_major(value, data_type::f32);

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -121,6 +122,7 @@ struct Program {
   std::vector<ValueId> root;                                  ///< by ValueId: what a value is an alias of
   std::vector<std::optional<Quantization>> quantization;      ///< by ValueId
   std::unordered_map<std::size_t, at::Tensor> constants;      ///< by ValueId: tensors that ATen steps and binaries read
+  std::set<ValueId> state = {};                               ///< those of `constants` that a call changes
   std::unordered_map<std::size_t, IntegerTable> packed = {};  ///< by ValueId: weights that recurrent steps read
 
   [[nodiscard]] ValueId root_of(ValueId value) const { return value == kNoValue ? value : root[index(value)]; }
