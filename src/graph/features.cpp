@@ -1,9 +1,11 @@
 #include "graph/features.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "pare/graph/weight_axis.hpp"
 
@@ -59,6 +61,72 @@ std::int64_t stride_of(std::int64_t positions, std::int64_t limit, std::size_t d
   return static_cast<std::int64_t>(std::ceil(std::pow(std::max(excess, 1.0), 1.0 / static_cast<double>(dims))));
 }
 
+constexpr std::int64_t kBlock = 64;  // positions copied together: their rows stay in the cache
+
+/// Windows of a convolution at some of its positions. Only these are copied, in one pass: an input has far more
+/// positions than are wanted of it.
+class SampledWindows {
+ public:
+  SampledWindows(const MatrixForm& form, const at::Tensor& input, std::int64_t limit)
+      : groups_(form.groups), channels_(input.size(1) / form.groups), channel_stride_(input.stride(1)) {
+    const auto dims = form.kernel.size();
+    std::vector<std::int64_t> counts;
+    auto all = input.size(0);
+    for (std::size_t i = 0; i < dims; ++i) {
+      const auto extent = form.dilation[i] * (form.kernel[i] - 1) + 1;
+      counts.push_back((input.size(axis_of(i)) + 2 * form.padding[i] - extent) / form.stride[i] + 1);
+      all *= counts.back();
+    }
+    const auto step = stride_of(all, limit, dims);
+    offsets_ = {{0}};
+    for (std::size_t i = 0; i < dims; ++i) {
+      std::vector<std::vector<std::int64_t>> longer;
+      for (const auto& taps : offsets_)
+        for (auto at = step > 1 ? std::min(step / 2, counts[i] - 1) : 0; at < counts[i]; at += step)
+          longer.push_back(extended(taps, form, input, i, at * form.stride[i] - form.padding[i]));
+      offsets_ = std::move(longer);
+    }
+  }
+
+  [[nodiscard]] std::int64_t positions() const { return std::ssize(offsets_); }
+
+  /// @param to rows of `[channels of a group * taps]`; those of the next group are `group_stride` further on
+  void copy(const float* image, std::int64_t first, std::int64_t count, float* to, std::int64_t group_stride) const {
+    const auto taps = std::ssize(offsets_[0]), features = channels_ * taps;
+    for (std::int64_t c = 0; c < groups_ * channels_; ++c) {
+      const auto* from = image + c * channel_stride_;
+      auto* row = to + c / channels_ * group_stride + c % channels_ * taps;
+      for (std::int64_t p = first; p < first + count; ++p, row += features) {
+        const auto& offsets = offsets_[static_cast<std::size_t>(p)];
+        for (std::int64_t t = 0; t < taps; ++t) {
+          const auto offset = offsets[static_cast<std::size_t>(t)];
+          row[t] = offset == kPadding ? 0.0F : from[offset];
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kPadding = std::numeric_limits<std::int64_t>::min();
+  static std::int64_t axis_of(std::size_t i) { return static_cast<std::int64_t>(i) + 2; }
+
+  // The taps so far, each along one more axis of the kernel, whose first tap is at `first`.
+  static std::vector<std::int64_t> extended(const std::vector<std::int64_t>& taps, const MatrixForm& form,
+                                            const at::Tensor& input, std::size_t i, std::int64_t first) {
+    std::vector<std::int64_t> result;
+    for (const auto tap : taps)
+      for (std::int64_t k = 0; k < form.kernel[i]; ++k) {
+        const auto place = first + k * form.dilation[i];
+        const bool inside = tap != kPadding && place >= 0 && place < input.size(axis_of(i));
+        result.push_back(inside ? tap + place * input.stride(axis_of(i)) : kPadding);
+      }
+    return result;
+  }
+
+  std::int64_t groups_, channels_, channel_stride_;
+  std::vector<std::vector<std::int64_t>> offsets_;  // of each position's taps, in elements of a channel
+};
+
 }  // namespace
 
 std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& region) {
@@ -79,32 +147,21 @@ std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& reg
 
 at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int64_t limit) {
   if (form.kernel.empty()) return linear_features(form, input, limit);
-  const auto dims = form.kernel.size();
-  std::vector<std::int64_t> padding;
-  for (std::size_t i = dims; i-- > 0;) padding.insert(padding.end(), 2, form.padding[i]);
-  auto windows = at::constant_pad_nd(input, padding);
-  std::int64_t positions = input.size(0);
-  for (std::size_t i = 0; i < dims; ++i) {
-    const auto axis = static_cast<std::int64_t>(i) + 2;
-    const auto extent = form.dilation[i] * (form.kernel[i] - 1) + 1;
-    windows = windows.unfold(axis, extent, form.stride[i]);  // the window becomes the last axis
-    windows = windows.slice(-1, 0, extent, form.dilation[i]);
-    positions *= windows.size(axis);
-  }
-  const auto step = stride_of(positions, limit, dims);
-  for (std::size_t i = 0; i < dims && step > 1; ++i) {
-    const auto axis = static_cast<std::int64_t>(i) + 2;
-    const auto start = std::min(step / 2, windows.size(axis) - 1);
-    windows = windows.slice(axis, start, windows.size(axis), step);
-  }
-  // [N, C, o..., k...] -> [groups, N * o..., C / groups * k...]
-  std::vector<std::int64_t> order{1, 0};
-  for (std::size_t i = 0; i < dims; ++i) order.push_back(static_cast<std::int64_t>(i) + 3);
-  order.push_back(2);
-  for (std::size_t i = 0; i < dims; ++i) order.push_back(static_cast<std::int64_t>(i + dims) + 3);
-  return windows.unflatten(1, {form.groups, windows.size(1) / form.groups})
-      .permute(order)
-      .reshape({form.groups, -1, form.features});
+  const SampledWindows windows(form, input, limit);
+  const auto values = input.detach().to(at::kFloat);
+  const auto samples = values.size(0) * windows.positions();
+  auto result = at::empty({form.groups, samples, form.features}, values.options());
+  const auto* from = values.const_data_ptr<float>();
+  auto* to = result.mutable_data_ptr<float>();
+  const auto blocks = (windows.positions() + kBlock - 1) / kBlock;
+  at::parallel_for(0, values.size(0) * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto task = begin; task < end; ++task) {
+      const auto image = task / blocks, first = task % blocks * kBlock;
+      windows.copy(from + image * values.stride(0), first, std::min(kBlock, windows.positions() - first),
+                   to + (image * windows.positions() + first) * form.features, samples * form.features);
+    }
+  });
+  return result;
 }
 
 at::Tensor outputs_of(const MatrixForm& form, const at::Tensor& output, std::int64_t limit) {

@@ -1,10 +1,30 @@
 #include "pare/numerics/gram.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// Sums over one batch in float are exact enough for a quantity that is damped by a hundredth; batches add up in
+// double.
+struct Sums {
+  at::Tensor values, products;
+
+  explicit Sums(const at::Tensor& features) {
+    const auto floats = features.detach().to(at::kFloat);
+    values = floats.sum(1).to(at::kDouble);
+    products = at::bmm(floats.transpose(1, 2), floats).to(at::kDouble);
+  }
+};
+
+}  // namespace
 
 void Gram::add(const at::Tensor& sum, const at::Tensor& products, std::int64_t samples) {
   if (!sum_.defined()) {
@@ -22,10 +42,26 @@ void Gram::add(const at::Tensor& sum, const at::Tensor& products, std::int64_t s
 void Gram::observe(const at::Tensor& features) {
   if (features.dim() != 3) fail("pare.numerics.105", "", "features must be [groups, samples, features]");
   if (features.size(1) == 0) return;
-  const auto values = features.detach().to(at::kFloat);
-  // Sums over one batch in float are exact enough for a quantity that is damped by a hundredth; batches add up in
-  // double.
-  add(values.sum(1, false, at::kDouble), at::bmm(values.transpose(1, 2), values).to(at::kDouble), features.size(1));
+  const Sums sums(features);
+  add(sums.values, sums.products, features.size(1));
+}
+
+void Gram::observe(std::int64_t groups, std::int64_t together,
+                   const std::function<at::Tensor(std::int64_t first, std::int64_t count)>& features) {
+  const auto pieces = (groups + together - 1) / together;
+  std::vector<at::Tensor> values(static_cast<std::size_t>(pieces)), products(values.size());
+  std::int64_t samples = 0;
+  at::parallel_for(0, pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard no_grad;
+    for (auto i = begin; i < end; ++i) {
+      const auto some = features(i * together, std::min(together, groups - i * together));
+      const Sums sums(some);
+      values[static_cast<std::size_t>(i)] = sums.values;
+      products[static_cast<std::size_t>(i)] = sums.products;
+      if (i == 0) samples = some.size(1);
+    }
+  });
+  if (samples > 0) add(at::cat(values), at::cat(products), samples);
 }
 
 void Gram::merge(const Gram& other) {

@@ -1,9 +1,11 @@
 #include "pare/numerics/histogram.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "pare/numerics/fake_quantize.hpp"
 
@@ -23,6 +25,32 @@ int exponent_for(Range range) {
   while (bin_of(range.high, exponent) - bin_of(range.low, exponent) > Histogram::kBins) ++exponent;
   return exponent;
 }
+
+constexpr std::int64_t kWorthDividing = 1 << 16;
+constexpr std::size_t kPieces = 8;  // however many threads there are: sums are the same ones
+
+/// What one thread counts.
+struct Piece {
+  std::vector<std::int64_t> counts;
+  std::vector<double> sums;
+  std::int64_t zeros = 0;
+
+  void count(std::span<const float> values, int exponent, std::int64_t first) {
+    const double inverse = std::ldexp(1.0, -exponent);
+    for (const auto number : values) {
+      const auto value = static_cast<double>(number);
+      if (value == 0.0) {
+        ++zeros;
+        continue;
+      }
+      const double scaled = value * inverse;
+      auto bin = static_cast<std::int64_t>(scaled);
+      bin -= static_cast<std::int64_t>(scaled < static_cast<double>(bin));  // towards minus infinity
+      ++counts[static_cast<std::size_t>(bin - first)];
+      sums[static_cast<std::size_t>(bin - first)] += value;
+    }
+  }
+};
 
 }  // namespace
 
@@ -80,24 +108,25 @@ void Histogram::observe(const at::Tensor& values) {
     zeros_ += count;
     return;
   }
-  const double inverse = std::ldexp(1.0, -exponent_);
-  auto* counts = counts_.data();
-  auto* sums = sums_.data();
-  const auto first = first_;
-  std::int64_t zeros = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double value = static_cast<double>(data[i]);
-    if (value == 0.0) {
-      ++zeros;
-      continue;
+  std::vector<Piece> pieces(count < kWorthDividing ? 1 : kPieces);
+  const auto length = (count + std::ssize(pieces) - 1) / std::ssize(pieces);
+  at::parallel_for(0, std::ssize(pieces), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = begin; i < end; ++i) {
+      auto& piece = pieces[static_cast<std::size_t>(i)];
+      piece.counts.resize(counts_.size());
+      piece.sums.resize(counts_.size());
+      piece.count(
+          {data + i * length, static_cast<std::size_t>(std::clamp<std::int64_t>(count - i * length, 0, length))},
+          exponent_, first_);
     }
-    const double scaled = value * inverse;
-    auto bin = static_cast<std::int64_t>(scaled);
-    bin -= static_cast<std::int64_t>(scaled < static_cast<double>(bin));  // towards minus infinity
-    ++counts[bin - first];
-    sums[bin - first] += value;
+  });
+  for (const auto& piece : pieces) {
+    zeros_ += piece.zeros;
+    for (std::size_t bin = 0; bin < counts_.size(); ++bin) {
+      counts_[bin] += piece.counts[bin];
+      sums_[bin] += piece.sums[bin];
+    }
   }
-  zeros_ += zeros;
 }
 
 void Histogram::merge(const Histogram& other) {

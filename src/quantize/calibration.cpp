@@ -25,6 +25,19 @@ std::string name_of_value(const Graph& graph, ValueId value) {
 // Samples taken of a layer's input in one batch: enough for a stable second moment, few enough to stay cheap.
 std::int64_t sample_limit(const MatrixForm& form) { return std::max<std::int64_t>(4096, 4 * form.features); }
 
+// Windows of many channels overlap: few channels' at a time fit the cache.
+void observe_moments(Gram& moments, const MatrixForm& form, const at::Tensor& input) {
+  const auto limit = sample_limit(form);
+  if (form.groups == 1) return moments.observe(features_of(form, input, limit));
+  const auto channels = input.size(1) / form.groups;
+  const auto together = std::max<std::int64_t>(1, (std::int64_t{1} << 18) / (limit * form.features));
+  moments.observe(form.groups, together, [&](std::int64_t first, std::int64_t count) {
+    auto some = form;
+    some.groups = count;
+    return features_of(some, input.narrow(1, first * channels, count * channels), limit);
+  });
+}
+
 /// The linear layers that read a value, and samples of it.
 struct LinearReaders {
   std::vector<FusedRegion> layers;
@@ -76,7 +89,7 @@ class Sweep {
       for (const auto layer : layers->second) {
         const auto& form = *result_.forms[layer];
         if (layer != first && form.kernel.empty() && result_.forms[first]->kernel.empty()) continue;
-        result_.moments[layer].observe(features_of(form, tensor, sample_limit(form)));
+        observe_moments(result_.moments[layer], form, tensor);
       }
     }
   }

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 
 #include "pare/version.hpp"
 
@@ -17,6 +18,11 @@ class Gram {
   /// Adds samples, `[groups, samples, features]` float.
   /// @throws Error `pare.numerics.105` when groups or features are not those seen before
   void observe(const at::Tensor& features);
+  /// The same, a few groups at a time and by all threads, where the features of all of them would be large.
+  /// @param features those of groups `[first, first + count)`; called from several threads
+  /// @param together at most so many groups at a time
+  void observe(std::int64_t groups, std::int64_t together,
+               const std::function<at::Tensor(std::int64_t first, std::int64_t count)>& features);
   void merge(const Gram& other);
   [[nodiscard]] bool empty() const noexcept { return samples_ == 0; }
   [[nodiscard]] std::int64_t samples() const noexcept { return samples_; }
