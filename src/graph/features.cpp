@@ -147,8 +147,8 @@ std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& reg
 
 at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int64_t limit) {
   if (form.kernel.empty()) return linear_features(form, input, limit);
-  const SampledWindows windows(form, input, limit);
-  const auto values = input.detach().to(at::kFloat);
+  const auto values = input.detach().to(at::kCPU, at::kFloat);
+  const SampledWindows windows(form, values, limit);
   const auto samples = values.size(0) * windows.positions();
   auto result = at::empty({form.groups, samples, form.features}, values.options());
   const auto* from = values.const_data_ptr<float>();
@@ -161,7 +161,7 @@ at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int
                    to + (image * windows.positions() + first) * form.features, samples * form.features);
     }
   });
-  return result;
+  return result.to(input.device());
 }
 
 at::Tensor outputs_of(const MatrixForm& form, const at::Tensor& output, std::int64_t limit) {

@@ -22,8 +22,8 @@ struct MatrixForm {
 /// The form of a region, or nothing where it has none: computed padding, transposed convolutions, embeddings.
 std::optional<MatrixForm> matrix_form(const Graph& graph, const FusedRegion& region);
 
-/// The features of an input, `[groups, samples, features]`: at most about `limit` samples, evenly spread over
-/// positions.
+/// The features of an input, `[groups, samples, features]`, float32 for convolutions: at most about `limit` samples,
+/// evenly spread over positions.
 at::Tensor features_of(const MatrixForm& form, const at::Tensor& input, std::int64_t limit);
 
 /// The layer's outputs at the positions that `features_of` samples, `[samples, outputs]`; for layers in one group.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/round_to_even.hpp"
 #include "core/vector_width.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -22,8 +23,7 @@ struct GridRounding {
 
   [[nodiscard]] float steps(float x) const { return x * inverse; }
   [[nodiscard]] float rounded(float steps) const {
-    constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it rounds half to even
-    return (std::min(above, std::max(below, steps)) + kMagic) - kMagic + zero;
+    return (std::min(above, std::max(below, steps)) + kRoundsToEven) - kRoundsToEven + zero;
   }
   [[nodiscard]] bool inside(float rounded) const { return rounded >= low && rounded <= high; }
   [[nodiscard]] float clamped(float rounded) const { return std::min(high, std::max(low, rounded)); }

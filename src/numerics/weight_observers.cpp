@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/round_to_even.hpp"
 #include "pare/numerics/weight_observer.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -11,10 +12,7 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 // Rounds half to even for |x| < 2^22, in a form that compilers vectorise.
-float nearest(float x) {
-  constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23
-  return (x + kMagic) - kMagic;
-}
+float nearest(float x) { return (x + kRoundsToEven) - kRoundsToEven; }
 
 double row_error(const float* row, std::int64_t columns, const QParams& qparams) {
   const auto scale = static_cast<float>(qparams.scale);

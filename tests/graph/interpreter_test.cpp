@@ -25,9 +25,11 @@ TEST_CASE("without autograd a result takes the memory of an operand that nothing
   Holder holder;
   const auto model = captured(holder, [&](const torch::Tensor& x) { return x.matmul(holder.weight).relu().mul(2.0); });
   const auto x = torch::randn({4, 6});
-  const void* product = nullptr;
+  const void *product = nullptr, *rectified = nullptr;
   const auto watch = [&](pare::ValueId id, const torch::Tensor& tensor) {
-    if (model.graph().producer(id) && model.graph().producer(id)->is("aten::matmul")) product = tensor.data_ptr();
+    const auto* node = model.graph().producer(id);
+    if (node && node->is("aten::matmul")) product = tensor.data_ptr();
+    if (node && node->is("aten::relu")) rectified = tensor.data_ptr();
   };
   {
     const torch::NoGradGuard no_grad;
@@ -36,7 +38,8 @@ TEST_CASE("without autograd a result takes the memory of an operand that nothing
     CHECK(torch::equal(y, x.matmul(holder.weight).relu().mul(2.0)));
   }
   const auto y = model.run({x}, watch).at(0);
-  CHECK(y.data_ptr() != product);
+  CHECK(rectified != product);  // each of these two is alive while the next one is made
+  CHECK(y.data_ptr() != rectified);
   y.sum().backward();
   const auto gradient = torch::autograd::grad({x.matmul(holder.weight).relu().mul(2.0).sum()}, {holder.weight});
   CHECK(torch::equal(holder.weight.grad(), gradient[0]));

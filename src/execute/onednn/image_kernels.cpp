@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "core/round_to_even.hpp"
 #include "core/vector_width.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -12,7 +13,6 @@ namespace {
 
 constexpr std::int64_t kTile = 256;            // points or channels worked on at a time: fits the first cache
 constexpr std::int64_t kPointsOfATask = 4096;  // worth handing to another thread
-constexpr float kRoundsToEven = 12582912.0F;   // 1.5 * 2^23: adding and subtracting it rounds to nearest even
 
 // `low` and `high` are the grid's ends less its zero point.
 PARE_EACH_VECTOR_WIDTH void quantize_row(const float* from, std::uint8_t* to, std::int64_t count, float inverse,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/round_to_even.hpp"
 #include "core/vector_width.hpp"
 #include "execute/processor.hpp"
 
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr std::int64_t kRowsOfATask = 16;
-constexpr float kRoundsToEven = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 constexpr float kLog2E = 1.44269504F;
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
