@@ -6,11 +6,44 @@
 #include <algorithm>
 #include <vector>
 
+#include "narrow_products.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
 namespace {
+
+constexpr std::int64_t kColumns = 128;  // of a block of products: narrower ones waste more than symmetry saves
+
+at::Tensor narrow_products_of(const at::Tensor& features) {
+  const auto groups = features.size(0), samples = features.size(1), count = features.size(2);
+  const auto rows = features.contiguous();
+  auto products = at::empty({groups, count, count}, rows.options());
+  const auto* from = rows.const_data_ptr<float>();
+  auto* to = products.mutable_data_ptr<float>();
+  at::parallel_for(0, groups, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto g = begin; g < end; ++g)
+      narrow_products(from + g * samples * count, samples, count, to + g * count * count);
+  });
+  return products;
+}
+
+// X' X for each group. Of wide ones only the blocks on and above the diagonal are multiplied.
+at::Tensor products_of(const at::Tensor& features) {
+  const auto count = features.size(2);
+  if (count >= kFewestNarrowFeatures && count <= kMostNarrowFeatures && features.is_cpu())
+    return narrow_products_of(features);
+  const auto transposed = features.transpose(1, 2);
+  if (count < 2 * kColumns) return at::bmm(transposed, features);
+  auto products = at::empty({features.size(0), count, count}, features.options());
+  for (std::int64_t first = 0; first < count; first += kColumns) {
+    const auto size = std::min(kColumns, count - first);
+    const auto block = at::bmm(transposed.narrow(1, first, size), features.narrow(2, first, count - first));
+    products.narrow(1, first, size).narrow(2, first, count - first).copy_(block);
+    products.narrow(2, first, size).narrow(1, first, count - first).copy_(block.transpose(1, 2));
+  }
+  return products;
+}
 
 // Sums over one batch in float are exact enough for a quantity that is damped by a hundredth; batches add up in
 // double.
@@ -20,7 +53,7 @@ struct Sums {
   explicit Sums(const at::Tensor& features) {
     const auto floats = features.detach().to(at::kFloat);
     values = floats.sum(1).to(at::kDouble);
-    products = at::bmm(floats.transpose(1, 2), floats).to(at::kDouble);
+    products = products_of(floats).to(at::kDouble);
   }
 };
 

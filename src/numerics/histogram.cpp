@@ -4,9 +4,11 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <span>
 
+#include "core/vector_width.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -27,27 +29,42 @@ int exponent_for(Range range) {
 }
 
 constexpr std::int64_t kWorthDividing = 1 << 16;
-constexpr std::size_t kPieces = 8;  // however many threads there are: sums are the same ones
+constexpr std::size_t kPieces = 8;   // however many threads there are: sums are the same ones
+constexpr std::size_t kBlock = 512;  // numbers whose bins are found before they are counted
+
+// The numbers that are not zero, of which rectifiers make many. @return how many
+std::size_t drop_zeros(std::span<const float> values, float* kept) {
+  std::size_t count = 0;
+  for (const auto value : values) {
+    kept[count] = value;
+    count += static_cast<std::size_t>(value != 0.0F);
+  }
+  return count;
+}
+
+PARE_EACH_VECTOR_WIDTH void find_bins(const float* values, std::int32_t* bins, std::size_t count, double inverse,
+                                      double first) {
+  for (std::size_t i = 0; i < count; ++i)
+    bins[i] = static_cast<std::int32_t>(std::floor(static_cast<double>(values[i]) * inverse) - first);
+}
 
 /// What one thread counts.
 struct Piece {
-  std::vector<std::int64_t> counts;
-  std::vector<double> sums;
+  using Bin [[gnu::vector_size(2 * sizeof(double))]] = double;  // count and sum, added to as one
+  std::vector<Bin> bins;
   std::int64_t zeros = 0;
 
   void count(std::span<const float> values, int exponent, std::int64_t first) {
     const double inverse = std::ldexp(1.0, -exponent);
-    for (const auto number : values) {
-      const auto value = static_cast<double>(number);
-      if (value == 0.0) {
-        ++zeros;
-        continue;
-      }
-      const double scaled = value * inverse;
-      auto bin = static_cast<std::int64_t>(scaled);
-      bin -= static_cast<std::int64_t>(scaled < static_cast<double>(bin));  // towards minus infinity
-      ++counts[static_cast<std::size_t>(bin - first)];
-      sums[static_cast<std::size_t>(bin - first)] += value;
+    std::array<float, kBlock> kept;
+    std::array<std::int32_t, kBlock> places;
+    for (; !values.empty(); values = values.subspan(std::min(kBlock, values.size()))) {
+      const auto block = values.first(std::min(kBlock, values.size()));
+      const auto size = drop_zeros(block, kept.data());
+      zeros += static_cast<std::int64_t>(block.size() - size);
+      find_bins(kept.data(), places.data(), size, inverse, static_cast<double>(first));
+      for (std::size_t i = 0; i < size; ++i)
+        bins[static_cast<std::size_t>(places[i])] += Bin{1.0, static_cast<double>(kept[i])};
     }
   }
 };
@@ -113,8 +130,7 @@ void Histogram::observe(const at::Tensor& values) {
   at::parallel_for(0, std::ssize(pieces), 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = begin; i < end; ++i) {
       auto& piece = pieces[static_cast<std::size_t>(i)];
-      piece.counts.resize(counts_.size());
-      piece.sums.resize(counts_.size());
+      piece.bins.resize(counts_.size());
       piece.count(
           {data + i * length, static_cast<std::size_t>(std::clamp<std::int64_t>(count - i * length, 0, length))},
           exponent_, first_);
@@ -123,8 +139,8 @@ void Histogram::observe(const at::Tensor& values) {
   for (const auto& piece : pieces) {
     zeros_ += piece.zeros;
     for (std::size_t bin = 0; bin < counts_.size(); ++bin) {
-      counts_[bin] += piece.counts[bin];
-      sums_[bin] += piece.sums[bin];
+      counts_[bin] += static_cast<std::int64_t>(piece.bins[bin][0]);
+      sums_[bin] += piece.bins[bin][1];
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "graph/sampled_windows.hpp"
 #include "layer_samples.hpp"
 #include "learn_rounding.hpp"
 #include "pare/core/error.hpp"
@@ -29,13 +30,10 @@ std::int64_t sample_limit(const MatrixForm& form) { return std::max<std::int64_t
 void observe_moments(Gram& moments, const MatrixForm& form, const at::Tensor& input) {
   const auto limit = sample_limit(form);
   if (form.groups == 1) return moments.observe(features_of(form, input, limit));
-  const auto channels = input.size(1) / form.groups;
-  const auto together = std::max<std::int64_t>(1, (std::int64_t{1} << 18) / (limit * form.features));
-  moments.observe(form.groups, together, [&](std::int64_t first, std::int64_t count) {
-    auto some = form;
-    some.groups = count;
-    return features_of(some, input.narrow(1, first * channels, count * channels), limit);
-  });
+  const SampledWindows windows(form, input, limit);
+  const auto together = std::max<std::int64_t>(1, (std::int64_t{1} << 17) / (limit * form.features));
+  moments.observe(form.groups, together,
+                  [&](std::int64_t first, std::int64_t count) { return windows.of_groups(first, count); });
 }
 
 /// The linear layers that read a value, and samples of it.

@@ -1,6 +1,7 @@
 #include "weights.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -70,12 +71,18 @@ at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const I
   const auto zero_point = by_channel(scales.rows.zero_point, scales, channels.size(0)).contiguous();
   auto rounded = at::empty_like(channels);
   const CompensatedRounding round;
-  for (std::int64_t group = 0; group < form.groups; ++group) {
-    const auto first = group * form.outputs;
-    rounded.narrow(0, first, form.outputs)
-        .copy_(round(channels.narrow(0, first, form.outputs), covariance[group], scale.narrow(0, first, form.outputs),
-                     zero_point.narrow(0, first, form.outputs), grid));
-  }
+  const auto round_groups = [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard no_grad;
+    for (auto group = begin; group < end; ++group) {
+      const auto of_group = [&](const at::Tensor& rows) { return rows.narrow(0, group * form.outputs, form.outputs); };
+      of_group(rounded).copy_(
+          round(of_group(channels), covariance[group], of_group(scale), of_group(zero_point), grid));
+    }
+  };
+  if (form.groups == 1)  // whose own loops are for all threads
+    round_groups(0, 1);
+  else
+    at::parallel_for(0, form.groups, 1, round_groups);
   return rounded;
 }
 

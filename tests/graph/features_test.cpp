@@ -1,5 +1,6 @@
 // The windows of a convolution, gathered at some of its positions, against LibTorch's own `unfold`.
 #include "src/graph/features.hpp"
+#include "src/graph/sampled_windows.hpp"
 
 #include <torch/torch.h>
 
@@ -43,6 +44,23 @@ TEST_CASE("windows of a convolution, however its input lies in memory", "[graph]
   auto whole = depthwise(1);
   whole.features = 24;
   CHECK(torch::equal(pare::features_of(whole, plain, 1 << 20), unfolded(whole, plain)));
+}
+
+TEST_CASE("windows of any kernel, of some groups at a time", "[graph]") {
+  torch::manual_seed(1);
+  const auto x = torch::randn({2, 6, 11, 10});
+  for (const int64_t width : {1, 3, 4, 5})
+    for (const int64_t dilation : {1, 2}) {
+      INFO("kernel of 3 by " << width << ", dilation " << dilation);
+      auto form = depthwise(3);  // of two channels each
+      form.kernel = {3, width};
+      form.features = 2 * 3 * width;
+      form.dilation = {1, dilation};
+      const auto all = unfolded(form, x);
+      CHECK(torch::equal(pare::features_of(form, x, 1 << 20), all));
+      const pare::SampledWindows windows(form, x, 1 << 20);
+      CHECK(torch::equal(windows.of_groups(1, 2), all.narrow(0, 1, 2)));
+    }
 }
 
 TEST_CASE("samples of windows are among all of them, spread over the image", "[graph]") {

@@ -79,6 +79,21 @@ TEST_CASE("moments add up over batches", "[numerics]") {
   CHECK_THROWS_AS(joint.observe(torch::randn({3, 10, 8})), pare::Error);
 }
 
+TEST_CASE("second moments of few and of many features, by whichever product", "[numerics]") {
+  torch::manual_seed(8);
+  for (const std::int64_t features : {1, 8, 9, 10, 25, 49, 64, 65, 255, 256, 300}) {
+    for (const std::int64_t count : {1, 2, 130}) {
+      INFO(features << " features of " << count << " samples");
+      const auto values = torch::randn({2, count, features});
+      pare::Gram gram;
+      gram.observe(values);
+      const auto exact = values.to(torch::kDouble);
+      CHECK(torch::allclose(gram.second_moment(false), torch::bmm(exact.transpose(1, 2), exact) / count, 1e-5, 1e-5));
+      CHECK(torch::allclose(gram.mean(), exact.mean(1), 1e-5, 1e-5));
+    }
+  }
+}
+
 TEST_CASE("compensated rounding lowers the error of the outputs and stays on the grid", "[numerics]") {
   torch::manual_seed(4);
   for (const int bits : {8, 4}) {
