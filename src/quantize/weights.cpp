@@ -249,7 +249,8 @@ void WeightQuantizer::correct_bias(const Layer& layer, const MatrixForm& form, c
   const auto bias = layer.region.bias;
   if (!model_.graph().is_own_weight(bias) || layer.region.batch_norm != kNoNode) return;
   const auto lost = to_rows(form, before).to(at::kDouble) - to_rows(form, after).to(at::kDouble);
-  const auto shift = at::bmm(lost.reshape({form.groups, form.outputs, form.features}), moments.mean().unsqueeze(2));
+  const auto mean = moments.mean().to(lost.device());  // that of windows is on the processor
+  const auto shift = at::bmm(lost.reshape({form.groups, form.outputs, form.features}), mean.unsqueeze(2));
   const auto old = model_.weight(bias).detach();
   context_.rewriter().set_weight(model_.graph().value(bias).name, (old + shift.flatten()).to(old.scalar_type()));
 }
