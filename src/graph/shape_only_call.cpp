@@ -43,6 +43,9 @@ constexpr std::array<std::string_view, 21> kCostly{"aten::linear",
                                                    "aten::layer_norm",
                                                    "aten::scaled_dot_product_attention"};
 
+// Those of them that write to their first argument. Adding to memory that nothing has written costs a fault a page.
+constexpr std::array<std::string_view, 4> kInPlace{"aten::add_", "aten::sub_", "aten::mul_", "aten::div_"};
+
 // LibTorch has no meta kernel of a convolution.
 constexpr std::array<std::string_view, 3> kConvolutions{"aten::conv1d", "aten::conv2d", "aten::conv3d"};
 
@@ -145,8 +148,9 @@ bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack
     if (sizes.empty()) return false;
     const auto& input = arguments[0].toTensor();
     results.emplace_back(zeros ? at::zeros(sizes, input.options()) : at::empty(sizes, input.options()));
-  } else if (among(kCostly, base)) {
+  } else if (const bool writes_first = among(kInPlace, base); writes_first || among(kCostly, base)) {
     std::optional<c10::Device> device;
+    const auto& first = torch::jit::peek(stack, 0, count);
     for (std::size_t i = stack.size() - count; i < stack.size(); ++i) results.push_back(to_meta(stack[i], device));
     try {
       handle.callBoxed(&results);
@@ -155,7 +159,7 @@ bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack
     }
     for (auto& value : results) {
       if (!value.isTensor() || (value.toTensor().defined() && !value.toTensor().is_floating_point())) return false;
-      if (value.toTensor().defined()) value = fresh(value.toTensor(), *device);
+      if (value.toTensor().defined()) value = writes_first ? first.toTensor() : fresh(value.toTensor(), *device);
     }
   } else {
     return false;
