@@ -1,7 +1,7 @@
 // The lottery ticket (Frankle and Carbin, 2019) as a composition: train, keep the largest weights, rewind them to where
 // they started, train again. No pass of its own: masks, and a training loop that knows nothing of them.
 //
-//   build/examples/lottery_ticket ../shared/data/digits
+//   build/examples/lottery_ticket $PARE_DATA/digits
 #include <fmt/format.h>
 #include <torch/torch.h>
 

@@ -1,7 +1,7 @@
 // What a teacher is worth: a small net on Fashion-MNIST trained with labels alone, and from the same start, on the same
 // batches, for as many steps, with a teacher's logits, features or relations beside them.
 //
-//   build/examples/teacher_student ../shared/data/fashion_mnist --seeds 3
+//   build/examples/teacher_student $PARE_DATA/fashion_mnist --seeds 3
 #include <fmt/format.h>
 #include <torch/torch.h>
 

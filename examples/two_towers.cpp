@@ -2,7 +2,7 @@
 // towers, and those quantized. The teacher says how alike each picture of a batch is to each caption; the student
 // learns its rows (which caption for a picture) and its columns (which picture for a caption).
 //
-//   build/examples/two_towers ../shared/data/fashion_mnist
+//   build/examples/two_towers $PARE_DATA/fashion_mnist
 #include <fmt/format.h>
 #include <torch/torch.h>
 

@@ -5,7 +5,7 @@
 // 3. the same little by little, each layer as far as it can bear, written back into the live net whose training goes
 // on.
 //
-//   build/examples/nuclei ../shared/data/dsb2018_nuclei --pictures out/
+//   build/examples/nuclei $PARE_DATA/dsb2018_nuclei --pictures out/
 #include <fmt/format.h>
 #include <torch/torch.h>
 

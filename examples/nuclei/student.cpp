@@ -2,7 +2,7 @@
 // many steps, in a loop that knows of its teacher by two lines. Masks are drawn by hand, one nucleus after the other,
 // so few pictures have them; a teacher can say what it sees in all the others.
 //
-//   build/examples/nuclei_student ../shared/data/dsb2018_nuclei
+//   build/examples/nuclei_student $PARE_DATA/dsb2018_nuclei
 #include <fmt/format.h>
 #include <torch/torch.h>
 

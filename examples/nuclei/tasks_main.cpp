@@ -2,7 +2,7 @@
 // made smaller under a budget for each task: a candidate that breaks one of them is not taken, however good the others
 // are.
 //
-//   build/examples/nuclei_tasks ../shared/data/dsb2018_nuclei --html tasks.html
+//   build/examples/nuclei_tasks $PARE_DATA/dsb2018_nuclei --html tasks.html
 #include <fmt/format.h>
 #include <torch/torch.h>
 

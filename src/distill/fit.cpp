@@ -19,27 +19,29 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-// bf16 autocast for a scope, LibTorch's settings put back afterwards.
+// bf16 autocast on a device for a scope, LibTorch's settings put back afterwards.
 class MixedPrecision {
  public:
-  explicit MixedPrecision(bool on) : on_(on), before_(at::autocast::is_autocast_enabled(at::kCPU)) {
+  MixedPrecision(bool on, at::DeviceType device) : on_(on), device_(device) {
     if (!on_) return;
-    dtype_ = at::autocast::get_autocast_dtype(at::kCPU);
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
+    before_ = at::autocast::is_autocast_enabled(device_);
+    dtype_ = at::autocast::get_autocast_dtype(device_);
+    at::autocast::set_autocast_dtype(device_, at::kBFloat16);
+    at::autocast::set_autocast_enabled(device_, true);
     at::autocast::increment_nesting();
   }
   ~MixedPrecision() {
     if (!on_) return;
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, before_);
-    at::autocast::set_autocast_dtype(at::kCPU, dtype_);
+    at::autocast::set_autocast_enabled(device_, before_);
+    at::autocast::set_autocast_dtype(device_, dtype_);
   }
   MixedPrecision(const MixedPrecision&) = delete;
   MixedPrecision& operator=(const MixedPrecision&) = delete;
 
  private:
-  bool on_, before_;
+  bool on_, before_ = false;
+  at::DeviceType device_;
   at::ScalarType dtype_ = at::kBFloat16;
 };
 
@@ -143,10 +145,11 @@ class Training {
     for (const auto& tensor : trained_) numbers += tensor.numel();
     return fmt::format(
         "{} steps, optimizer {}, rate {}, decay {}/{}, warm-up {}, momentum {}, clip {}, accumulate {}, "
-        "mixed {}, seed {}, {} tensors of {} numbers",
+        "mixed {}, training mode {}, zeros kept {}, patience {}, seed {}, {} tensors of {} numbers",
         total_, static_cast<int>(options_.optimizer), options_.rate, static_cast<int>(options_.decay),
         options_.weight_decay, options_.warm_up.fraction, options_.momentum, options_.clip, options_.accumulate,
-        options_.mixed, options_.seed, trained_.size(), numbers);
+        options_.mixed, options_.batch_statistics, options_.keep_zeros, options_.patience, options_.seed,
+        trained_.size(), numbers);
   }
 
   double rate_at(std::int64_t step) const {
@@ -202,7 +205,7 @@ class Training {
     if (pending_ == 0) optimizer_->zero_grad();
     at::Tensor loss;
     {
-      const MixedPrecision mixed(options_.mixed);
+      const MixedPrecision mixed(options_.mixed, trained_.front().device().type());
       try {
         loss = loss_(batch);
       } catch (const Error& error) {

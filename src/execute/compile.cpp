@@ -93,6 +93,13 @@ void check_numbers(const Model& model) {
       fail("pare.execute.105", path, "this weight holds NaN; the training has diverged, or the file is damaged");
 }
 
+// Why ATen runs the model, and what was asked of a compiler in vain.
+std::string on_aten(std::string why, const CompileOptions& options) {
+  if (options.dtype != at::kFloat || !options.node_precision.empty()) why += "; dtype and node_precision do not apply";
+  if (options.threads > 0) why += fmt::format("; it takes LibTorch's threads, not {}", options.threads);
+  return why;
+}
+
 }  // namespace
 
 std::string execution_backend() {
@@ -108,11 +115,12 @@ CompiledModel compile(const Model& model, const CompileOptions& options) {
   check_numbers(model);
   for (const auto& [path, weight] : model.weights())
     if (!weight.tensor.device().is_cpu())
-      return CompiledModel(make_aten_executor(model, fmt::format("the model is on {}", weight.tensor.device().str())));
+      return CompiledModel(
+          make_aten_executor(model, on_aten(fmt::format("the model is on {}", weight.tensor.device().str()), options)));
 #ifdef PARE_HAS_ONEDNN
   return CompiledModel(make_onednn_executor(model, options));
 #else
-  return CompiledModel(make_aten_executor(model, "this build has no oneDNN"));
+  return CompiledModel(make_aten_executor(model, on_aten("this build has no oneDNN", options)));
 #endif
 }
 

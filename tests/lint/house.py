@@ -32,6 +32,16 @@ def headers(root):
     for path in files(root, ".hpp"):
         if not path.read_text().startswith("#pragma once"):
             yield f"{path.relative_to(root)}: does not start with #pragma once"
+    include = root / "include"
+    reached, waiting = set(), ["pare/pare.hpp"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += re.findall(r'#include "(pare/[^"]+)"', (include / name).read_text())
+    for path in sorted(include.rglob("*.hpp")):
+        if str(path.relative_to(include)) not in reached:
+            yield f"{path.relative_to(root)}: pare/pare.hpp, which promises everything, does not reach it"
 
 
 def errors(root):

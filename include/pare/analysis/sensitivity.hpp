@@ -36,8 +36,7 @@ struct SensitivityOptions {
 
 /// What the outputs of a model lose when one layer's weights are taken from a variant and all others stay.
 ///
-///     Sensitivity({int8}, {{"int4", int4}}, {.batches = calibration, .loss = divergence_from(outputs of the float
-///     model)})
+///     Sensitivity({int8}, {{"int4", int4}}, {.batches = calibration, .loss = divergence_from(answers_of_float)})
 ///
 /// The exact sweep (`Exact`) runs each layer's candidates from that layer on (`PrefixReplay`); its damage is
 /// `loss(changed) - loss(reference)`, which may be slightly negative. The Fisher method runs the model once forward

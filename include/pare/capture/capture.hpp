@@ -54,16 +54,15 @@ struct AsArguments<std::tuple<Ts...>> {
 /// changes: training flags, buffers, other tensors that the forward writes to and the random state are put back.
 ///
 /// @param net     a module, a module holder or a `shared_ptr` to a module with a `forward`
-/// @param example its input; a `std::tuple` is several arguments. Tensors may sit in optionals, vectors, tuples, maps
-/// and
-///                in structs with `pare_fields`; other arguments (numbers, flags) are kept as they are
+/// @param example its input; a `std::tuple` is several arguments. Tensors may sit in optionals, vectors, tuples,
+///                maps and in structs with `pare_fields`; other arguments (numbers, flags) are kept as they are
 /// @return a Model whose weights are the module's own tensors, in evaluation mode
-/// @throws Error `pare.capture.101` no tensor in the example, `.103` none in what the forward returns, `.104` the
-///         forward threw, `.105` called inside of another capture, `.111`–`.113` a write that
-/// cannot
-///         be made pure, `.121` a value read out of a tensor, `.131` the calls, or a value that is read, depend on the
-///         sizes, `.132` a tensor from outside the dispatcher, `.133` a number that depends on sizes, `.141` the replay
-///         differs from the forward
+/// @throws Error `pare.capture.101` no tensor in the example, `.102` dims that do not fit it, `.103` no tensor in what
+///         the forward returns, `.104` the forward threw, `.105` called inside of another capture, `.110` an allocation
+///         of no single tensor, `.111` to `.113` a write that cannot be made pure, `.121` a value read out of a tensor,
+///         `.131` the calls, or a value that is read, depend on the sizes, `.132` a tensor from outside the dispatcher,
+///         `.133` a number that depends on sizes, `.141` the replay differs from the forward, `.142` it does so at the
+///         example's own batch of 1
 template <class Net, class Example>
 [[nodiscard]] Model capture(Net& net, const Example& example, const CaptureOptions& options = {}) {
   auto& module = detail::module_of(net);

@@ -31,7 +31,7 @@ Committed commit_module(const Model& model, torch::nn::Module& module, torch::op
 ///     auto pruned = pare::apply(pare::Pruner{.ratio = 30_pct}, pare::capture(net, example));
 ///     pare::commit(pruned.model, net, optimizer);
 ///
-/// @throws Error `pare.commit.101` the Model was not captured and no forward is given, `.102` not the module that was
+/// @throws Error `pare.commit.101` the Model was not captured in this process, `.102` not the module that was
 ///         captured, `.103` a graph that the forward does not have, `.104` a changed tensor that is no parameter or
 ///         buffer, `.111` the module's own forward disagrees, `.121` an optimizer's state of unknown kind
 template <class Net>

@@ -12,11 +12,12 @@ PARE_NAMESPACE_BEGIN
 /// the recipe, JSON that a person can read: the graph's text, and for each weight what it is, which channels of the
 /// original are left, and how it is stored.
 ///
-///     pare::save_checkpoint(int8.model, "net.pare");
-///     pare::Model model = pare::load_checkpoint("net.pare");             // without the module's code
+///     pare::save_checkpoint(int8.model, "int8.pare");
+///     pare::Model model = pare::load_checkpoint("int8.pare");            // without the module's code
 ///
+///     pare::save_checkpoint(pruned.model, "pruned.pare");
 ///     pare::Model fresh = pare::capture(plain_net, example);             // against the user's plain module
-///     pare::Model model = pare::load_checkpoint("net.pare", fresh);
+///     pare::Model model = pare::load_checkpoint("pruned.pare", fresh);
 ///     pare::commit(model, plain_net);                                    // now plain_net is the pruned one
 ///
 /// A weight that only fake-quantizes read is stored as the integers that they make of it, int4 packed by two: the file

@@ -13,7 +13,7 @@ PARE_NAMESPACE_BEGIN
 
 /// The one exception of the library: a stable id, where it happened, and what to do about it.
 ///
-/// `what()` reads `[pare.prune.104] layer2.0.conv1: ratio 1.0 would leave no channels`. Ids are indexed in
+/// `what()` reads `[pare.prune.104] layer9.*: no layer or module has this name`. Ids are indexed in
 /// `docs/errors.md` and never change their meaning, so a host can map them.
 class Error : public std::runtime_error {
  public:

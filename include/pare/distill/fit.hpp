@@ -43,8 +43,9 @@ using StepLoss = std::function<at::Tensor(const Batch& batch)>;
 ///
 /// @param also further tensors to train: what the loss itself learns
 /// @throws Error `pare.distill.120` an option out of range, `.122` no batch, `.123` nothing that requires gradients,
-///         `.131` a loss or gradient that is not finite, `.132` a checkpoint of another training, `.133` one that is
-///         damaged; `pare.graph.105` a Model that cannot train; `pare.checkpoint.121` the file cannot be written
+///         `.131` a loss or gradient that is not finite, `.132` a checkpoint of another training, `.133` one that
+///         is no training's; `pare.graph.105` a Model that cannot train; as `SafeTensors` for a checkpoint that is
+///         damaged; `pare.checkpoint.121` the file cannot be written
 FitResult fit(Model& model, const TrainingData& data, const StepLoss& loss, const FitOptions& options = {},
               std::vector<at::Tensor> also = {});
 

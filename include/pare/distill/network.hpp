@@ -21,8 +21,7 @@ PARE_NAMESPACE_BEGIN
 ///     pare::Network teacher = model;                                       // a Model: shares its tensors
 ///     pare::Network teacher = net;                                         // a module, holder or shared_ptr
 ///     pare::Network teacher{net, [&](const pare::Batch& x) { … }};         // a module whose forward is another
-///     function pare::Network teacher = [](const pare::Batch& x) { return outputs; } // a service: outputs alone, no
-///     features
+///     pare::Network teacher = [](const pare::Batch& x) { return outputs; };  // a service: outputs, no features
 ///
 /// A module given by reference must outlive the Network. Its forward takes one to four tensors and returns whatever
 /// `capture` understands.

@@ -12,7 +12,8 @@
 
 PARE_NAMESPACE_BEGIN
 
-/// Batches to train on, epoch by epoch. The tensors of a batch beyond the model's inputs are its labels.
+/// Batches to train on, epoch by epoch. The tensor of a batch behind the model's inputs holds its
+/// labels; further ones are not read.
 ///
 ///     pare::TrainingData{batches}                                               // the same batches in every epoch
 ///     pare::TrainingData::shuffled({images, labels}, 64)                        // another order in every epoch

@@ -11,6 +11,9 @@
 PARE_NAMESPACE_BEGIN
 
 /// How a model is compiled. int8 is not an option here: it is what the model's fake-quantize nodes ask for.
+///
+/// Without oneDNN in the build, and for a model on a GPU, ATen runs the model as it is: none of these apply, and
+/// `ExecutionReport::backend` says which were given.
 struct CompileOptions {
   /// Precision of what is not quantized: `at::kFloat` or `at::kBFloat16`.
   c10::ScalarType dtype = c10::ScalarType::Float;

@@ -24,8 +24,8 @@ class CompiledModel {
 
   /// Runs the model; inputs and outputs as `Model::run`. Floating outputs are float32 and contiguous.
   /// @param tap called with the result of each step, dequantized: for comparing layer by layer
-  /// @throws Error `pare.run.101` to `.106` as `Model::run`; `pare.execute.103` when an operator returned other sizes
-  ///         than its captured type says
+  /// @throws Error `pare.run.101` to `.106` and `.108` as `Model::run`; `pare.execute.103` when an operator returned
+  ///         other sizes than its captured type says
   [[nodiscard]] std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap = {}) const;
   /// Single-output convenience. @throws Error `pare.run.107` when the model has several outputs.
   template <class... Tensors>

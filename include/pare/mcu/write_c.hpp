@@ -9,21 +9,18 @@ PARE_NAMESPACE_BEGIN
 
 namespace mcu {
 
-/// Writes a quantized Model as C99 for a microcontroller: one source file and,
-/// beside it, a header of the same name.
+/// Writes a quantized Model as C99 for a microcontroller: one source file and, beside it, its header
+/// (`CSource::header`), both named after the path as far as C allows: `net.c` has `net.h`, `my-net.c` has `my_net.h`.
 ///
-///     auto size = pare::mcu::write_c(int8.model, "firmware/net.c");   // and
-///     firmware/net.h
+///     auto size = pare::mcu::write_c(int8.model, "firmware/net.c");  // and the header beside it
 ///
 ///     #include "net.h"
-///     net_run(pixels, scores);                  /* uint8_t[NET_INPUT_SIZE] ->
-///     int32_t[NET_OUTPUT_SIZE] */ int digit = net_argmax(scores);
+///     net_run(pixels, scores);  /* uint8_t[NET_INPUT_SIZE] -> int32_t[NET_OUTPUT_SIZE] */
+///     int digit = net_argmax(scores);
 ///
-/// int8 weights are constants, activations live in one static arena whose
-/// layout is planned here, arithmetic is integer throughout: int32 sums, then
-/// one multiply-add in fixed point and a shift. No malloc, no floating point,
-/// no library. Images are `[channels, height, width]`, as LibTorch has them,
-/// one sample a call.
+/// int8 weights are constants, activations live in one static arena whose layout is planned here, arithmetic is integer
+/// throughout: int32 sums, then one multiply-add in fixed point and a shift. No malloc, no floating point, no library.
+/// Images are `[channels, height, width]`, as LibTorch has them, one sample a call.
 ///
 /// The integers are those of the simulation, except where a real number lies so
 /// close to a rounding boundary that float32 itself would decide by its last

@@ -16,7 +16,8 @@ struct PerChannel {
   friend bool operator==(PerChannel, PerChannel) = default;
 };
 /// One scale for each `size` neighbouring input features of an output channel:
-/// `[out, in, ...] -> scale [out * (in * ... / size)]`. `size` must divide the features of a channel.
+/// `[out, in, ...] -> scale [out * (in * ... / size)]`. A weight whose channels have no multiple of
+/// `size` features, or no more than that, gets one scale a channel.
 struct PerGroup {
   std::int64_t size = 128;
   friend bool operator==(PerGroup, PerGroup) = default;

@@ -17,8 +17,7 @@ PARE_NAMESPACE_BEGIN
 ///       void observe(const at::Tensor& values);              // throws Error pare.numerics.101 on NaN or infinities
 ///       void merge(const MyObserver& other);                  // as if it had seen the other's batches too
 ///       bool empty() const;                                   // nothing seen yet
-///       pare::Range range(const pare::IntegerGrid& grid) const;  // contains no more than what was seen; needs
-///       !empty()
+///       pare::Range range(const pare::IntegerGrid& grid) const;  // within what was seen, of which there is some
 ///     };
 template <class O>
 concept ObserverType = std::copyable<O> &&

@@ -85,8 +85,8 @@ struct AutoResult {
 ///
 /// 1. int8: batch norms folded, transformers smoothed, ranges and rounding from calibration (`Quantizer`).
 /// 2. Where that loses too much: the layers whose rounding costs the answers most (`Sensitivity`) are computed in bf16
-///    (float32 where the processor has no instructions for it), an eighth, a quarter, then half of them; then all in
-///    bf16; float32 is left in the end.
+///    (float32 where the processor has no instructions for it), an eighth, a quarter, then half of them; with
+///    `training` data, int8 is trained; then all are computed in bf16; float32 is left in the end.
 /// 3. Where int8 is not small enough (`Budget::bytes`, `stored`): 4 and 8 bits by layer (`mixed_precision`);
 ///    with learned rounding where that loses too much.
 /// 4. Where that is not small enough, or int8 not fast enough (`latency_ms`): channels are pruned, then int8.
@@ -101,7 +101,8 @@ struct AutoResult {
 /// @throws Error `pare.pipeline.101` options out of range, heads without a name or with the same one, or `max_drop`
 ///         without scores; `.102` without calibration; `.103` scores that are not numbers, with the candidate and head;
 ///         `.105` cancelled; `.107` the checkpoint of another model or run, or a damaged one; `.108` one that cannot be
-///         written; as `Model::run` for an example that does not fit; and whatever a pass throws
+///         written; `.109` training that met a loss that is not a number; as `Model::run` for an example that does not
+///         fit; and whatever a pass throws
 [[nodiscard]] AutoResult optimize(const Model& model, const AutoOptions& options);
 
 PARE_NAMESPACE_END

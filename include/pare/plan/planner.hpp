@@ -35,10 +35,9 @@ struct PlanLimits {
 };
 
 /// Chooses for each layer so that the sum of damages is least and every limit is kept: an exact multiple-choice
-/// knapsack
-/// (`Knapsack`). With a limit on the damage, the fewest bytes instead.
+/// knapsack (`Knapsack`). With a limit on the damage, the fewest bytes instead.
 ///
-/// That damages add up is a model; `MixedPrecision` verifies and refines it.
+/// That damages add up is a model; `mixed_precision` verifies and refines it.
 class Planner {
  public:
   /// @param bytes,latency_ms of everything that is not planned

@@ -48,6 +48,7 @@ class SparseTraining {
   /// @throws Error `pare.prune.201` for a sparsity out of range
   void prune(Ratio sparsity);
   /// The same by given scores, e.g. `movement()`: the lowest go. Parameters without scores are left alone.
+  /// @throws Error also `pare.prune.211` for scores of another shape
   void prune(Ratio sparsity, const std::map<std::string, at::Tensor>& scores);
   /// Moves zeros: in every masked parameter, the `share` of kept weights that are smallest goes and as many come back,
   /// at zero, where the loss of the last backward pass had its largest gradients. Evci et al., "RigL", 2020.

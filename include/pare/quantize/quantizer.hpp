@@ -51,7 +51,7 @@ struct Quantizer {
   /// several layers read get the most bits that one of them asks for.
   std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
-  bool symmetric_weights = true;           ///< zero point 0; affine weights are for simulation
+  bool symmetric_weights = true;           ///< zero point 0; affine ones run packed in groups only
   bool exact_scales = false;               ///< nothing is rounded but to integers (`exact_scales.hpp`): 2 to 5 dB less
   bool weight_only = false;                ///< activations stay float, no calibration needed
   Rounding rounding = Rounding::Compensated;

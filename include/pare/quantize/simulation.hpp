@@ -42,7 +42,8 @@ struct SimulationOptions {
 /// and parameter: convolutions, linear layers and embeddings round their weight and, but for embeddings, their input,
 /// with a range for each layer that is found when the layer is first reached.
 ///
-/// Batch norms train as they are; a weight in front of one is rounded as it will be once folded.
+/// Batch norms train as they are; a weight in front of one is rounded as it will be once folded. `Quantizer::smooth`
+/// and its rewrites are left out: they would move factors between parameters that are the user's.
 class Simulation {
  public:
   /// One thread's forwards are simulated for as long as this lives.
