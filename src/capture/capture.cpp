@@ -31,6 +31,15 @@ std::vector<at::Tensor> copies(std::vector<at::Tensor> inputs) {
   return inputs;
 }
 
+std::string sizes_of(const std::vector<at::Tensor>& inputs) {
+  std::string sizes;
+  for (const auto& input : inputs)
+    if (input.defined())
+      sizes +=
+          fmt::format("{}[{}]", sizes.empty() ? "" : ", ", fmt::join(input.sizes().begin(), input.sizes().end(), ", "));
+  return sizes;
+}
+
 class Session {
  public:
   Session(torch::nn::Module& module, const ModuleForward& forward, const std::vector<at::Tensor>& example,
@@ -155,12 +164,7 @@ class Session {
     } catch (const std::exception& error) {
       const std::string text(error.what());
       const auto where = recorder ? recorder->where() : std::string();
-      std::string sizes;
-      for (const auto& input : inputs)
-        if (input.defined())
-          sizes += fmt::format("{}[{}]", sizes.empty() ? "" : ", ",
-                               fmt::join(input.sizes().begin(), input.sizes().end(), ", "));
-      fail("pare.capture.104", where, "the module's forward threw on inputs {}: {}", sizes,
+      fail("pare.capture.104", where, "the module's forward threw on inputs {}: {}", sizes_of(inputs),
            text.substr(0, text.find('\n')));
     }
     if (outputs.empty())
@@ -174,7 +178,7 @@ class Session {
   void verify(Assembled& assembled) {
     // LibTorch takes other paths for single samples, with other orders of summation.
     auto failed = mismatch(assembled.model, samples_.fresh(1), kRounding);
-    if (failed.empty()) return;
+    if (failed.empty()) return verify_beyond(assembled);
     const auto inputs = samples_.fresh(5);
     if (samples_.corners() > 1 && mismatch(assembled.model, inputs, 0).empty()) {
       if (samples_.example_dims()[0] == 1)
@@ -193,6 +197,41 @@ class Session {
          "the replay differs from the module's own forward, first at {}; something in it is "
          "computed outside LibTorch's dispatcher",
          locate(assembled, inputs));
+  }
+
+  // Two sizes do not tell a half from a difference: those that are no batch are compared at others, as far as the
+  // module takes them. At the next odd size a half may well be rounded otherwise than those captured tell; one step
+  // further nothing may differ.
+  void verify_beyond(Assembled& assembled) {
+    bool compared = false;
+    for (const std::int64_t steps : {1, 0}) {
+      const auto inputs = samples_.beyond(steps);
+      if (inputs.empty()) return;
+      if (!takes(inputs)) continue;
+      compared = true;
+      if (mismatch(assembled.model, inputs, kRounding).empty()) continue;
+      const auto what = fmt::format("at inputs of {} the replay differs from the module's own forward, first at {}",
+                                    sizes_of(inputs), locate(assembled, inputs));
+      if (steps > 0)
+        fail("pare.capture.143", "",
+             "{}: the two sizes captured do not tell how it depends on them; name another one as "
+             "VaryingDim::other_size, or set fixed_sizes",
+             what);
+      assembled.model.note(
+          fmt::format("{}: the model is right at sizes that leave the same remainders as those captured", what));
+    }
+    if (!compared) assembled.model.note("the module takes no third size to compare the replay at");
+  }
+
+  bool takes(const std::vector<at::Tensor>& inputs) {
+    bool taken = true;
+    try {
+      static_cast<void>(call(copies(inputs), nullptr));
+    } catch (const Error&) {
+      taken = false;
+    }
+    state_.restore();
+    return taken;
   }
 
   // Equal to the last bit, or within `tolerance` of the largest number.

@@ -14,21 +14,28 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
-at::Tensor random_state() {
-  auto generator = at::globalContext().defaultGenerator(at::kCPU);
+at::Tensor random_state(at::Device device) {
+  auto generator = at::globalContext().defaultGenerator(device);
   const std::lock_guard lock(generator.mutex());
   return generator.get_state();
 }
 
-void set_random_state(const at::Tensor& state) {
-  auto generator = at::globalContext().defaultGenerator(at::kCPU);
+void set_random_state(at::Device device, const at::Tensor& state) {
+  auto generator = at::globalContext().defaultGenerator(device);
   const std::lock_guard lock(generator.mutex());
   generator.set_state(state);
 }
 
 }  // namespace
 
-ModuleState::ModuleState(torch::nn::Module& module) : module_(module), random_(random_state()) {
+ModuleState::ModuleState(torch::nn::Module& module) : module_(module) {
+  random_.emplace_back(at::kCPU, random_state(at::kCPU));
+  const auto add_device = [&](const at::Tensor& tensor) {
+    if (!tensor.defined() || !(tensor.is_cpu() || tensor.is_cuda())) return;
+    const auto known = [&](const auto& entry) { return entry.first == tensor.device(); };
+    if (std::ranges::none_of(random_, known)) random_.emplace_back(tensor.device(), random_state(tensor.device()));
+  };
+  for (const auto& parameter : module.parameters()) add_device(parameter);
   // Not include_self: that asks for a shared_ptr, which a module on the stack has not.
   flags_.emplace_back(&module, module.is_training());
   for (auto& child : module.modules(/*include_self=*/false)) flags_.emplace_back(child.get(), child->is_training());
@@ -63,10 +70,12 @@ void ModuleState::restore() {
     if (saved.tensor.is_inference()) inference.emplace();  // made in it, written in it
     saved.tensor.copy_(saved.copy);
   }
-  set_random_state(random_);
+  seed();
 }
 
-void ModuleState::seed() const { set_random_state(random_); }
+void ModuleState::seed() const {
+  for (const auto& [device, state] : random_) set_random_state(device, state);
+}
 
 ModuleTensors module_tensors(torch::nn::Module& module) {
   ModuleTensors tensors;

@@ -36,8 +36,8 @@ class ModuleState {
   torch::nn::Module& module_;
   std::vector<std::pair<torch::nn::Module*, bool>> flags_;
   std::vector<Saved> saved_;
-  std::size_t buffers_ = 0;  // of those
-  at::Tensor random_;
+  std::size_t buffers_ = 0;                                // of those
+  std::vector<std::pair<at::Device, at::Tensor>> random_;  // of each device that the module is on
 };
 
 /// The module's parameters and buffers, each tensor once.

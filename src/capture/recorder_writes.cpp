@@ -1,5 +1,10 @@
 // The recorder's writes: in-place ops as values, through views up to their base.
+#include <ATen/Functions.h>
+#include <c10/core/ScalarType.h>
+
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "capture/functional.hpp"
 #include "capture/recorder.hpp"
@@ -31,6 +36,23 @@ void Recorder::before_write(const at::Tensor& target) {
   const bool owned = root.alive.has_storage() && root.alive.storage().resizable();
   if (watch_ && (owned || value.origin == Trace::Origin::Weight)) watch_(root.alive);
 }
+
+namespace {
+
+// What the pure form of a write gives, before it takes the dtype of the tensor that is written.
+at::ScalarType functional_dtype(const Op& functional, const at::Tensor& target,
+                                const std::vector<at::Tensor>& sources) {
+  static constexpr std::array<std::string_view, 10> kPredicates{
+      "aten::eq", "aten::ne",          "aten::lt",         "aten::le",          "aten::gt",
+      "aten::ge", "aten::logical_and", "aten::logical_or", "aten::logical_xor", "aten::logical_not"};
+  if (std::ranges::find(kPredicates, functional.base()) != kPredicates.end()) return at::kBool;
+  auto dtype = target.scalar_type();
+  for (const auto& source : sources)
+    if (source.dim() > 0) dtype = at::promote_types(dtype, source.scalar_type());
+  return dtype;
+}
+
+}  // namespace
 
 void Recorder::record_write(const Op& op, std::vector<Operand> operands, std::size_t written, const at::Tensor& target,
                             const std::vector<at::Tensor>& sources) {
@@ -66,11 +88,12 @@ ValueId Recorder::functional_write(const Op& op, std::vector<Operand>& operands,
   if (!functional)
     fail("pare.capture.112", here(), "{} writes in place and has no pure form; use the out-of-place op", op.name());
   operands.resize(std::min(operands.size(), functional->schema().arguments().size()));
-  auto value = emit(*functional, operands, {target}, is_random(*functional))[0];
-  const bool promotes = std::any_of(sources.begin(), sources.end(), [&](const at::Tensor& source) {
-    return source.dim() > 0 && source.scalar_type() != target.scalar_type();
-  });
-  if (promotes)
+  const auto dtype = functional_dtype(*functional, target, sources);
+  const auto like = dtype == target.scalar_type()
+                        ? target
+                        : at::empty_strided(target.sizes(), target.strides(), at::dtype(dtype).device(at::kMeta));
+  auto value = emit(*functional, operands, {like}, is_random(*functional))[0];
+  if (dtype != target.scalar_type())
     value = emit(Op("aten::to.dtype"), {Operand(value), target.scalar_type(), false, false, Operand()}, {target})[0];
   return value;
 }

@@ -78,6 +78,7 @@ Samples::Samples(std::vector<at::Tensor> example, const CaptureOptions& options)
     }
     if (size < 1) fail("pare.capture.102", dim.name, "the example is empty along this size");
     dims_.push_back(sampled(dim, size, is_batch));
+    is_batch_.push_back(is_batch);
     if (dims_.back().low == dims_.back().high)
       fail("pare.capture.102", dim.name, "other_size must differ from the example's size {}", size);
     example_dims_.push_back(size);
@@ -98,6 +99,19 @@ std::vector<at::Tensor> Samples::at(std::size_t corner) const {
   // Every corner sees values of its own, so that what is read past the dispatcher shows as a constant that changes.
   if (corner > 0)
     for (auto& input : inputs) input = shuffled(input);
+  return inputs;
+}
+
+std::vector<at::Tensor> Samples::beyond(std::int64_t steps) const {
+  if (std::ranges::all_of(is_batch_, [](bool batch) { return batch; })) return {};
+  std::vector<std::int64_t> sizes;
+  for (std::size_t d = 0; d < dims_.size(); ++d) {
+    const auto& dim = dims_[d];
+    const auto odd = dim.high + 1 + dim.high % 2;
+    sizes.push_back(is_batch_[d] ? dim.low : steps == 0 ? odd : dim.high + steps * (dim.high - dim.low));
+  }
+  auto inputs = sized(sizes);
+  for (auto& input : inputs) input = shuffled(input);
   return inputs;
 }
 

@@ -20,6 +20,9 @@ class Samples {
   [[nodiscard]] std::vector<at::Tensor> at(std::size_t corner) const;
   /// Other values at the batch size given (the first dim; the others at their high sizes).
   [[nodiscard]] std::vector<at::Tensor> fresh(std::int64_t first) const;
+  /// Other values at sizes that no corner has, of the dims that are no batch: `steps` times as far beyond the high size
+  /// as that is from the low one; 0: the next odd size. Empty when every dim is a batch.
+  [[nodiscard]] std::vector<at::Tensor> beyond(std::int64_t steps) const;
 
  private:
   [[nodiscard]] std::vector<at::Tensor> sized(const std::vector<std::int64_t>& sizes) const;
@@ -27,6 +30,7 @@ class Samples {
   std::vector<at::Tensor> example_;
   std::vector<VaryingDim> varying_;
   std::vector<SampledDim> dims_;
+  std::vector<bool> is_batch_;
   std::vector<std::int64_t> example_dims_;
 };
 

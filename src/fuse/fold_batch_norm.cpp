@@ -28,10 +28,7 @@ const char* obstacle(const Graph& graph, const FusedRegion& region) {
   for (const auto* argument : {"weight", "bias", "running_mean", "running_var"})
     if (!is_table(graph, norm.operand(argument))) return "the batch norm's parameters are computed";
   if (region.bias != kNoValue && graph.value(region.bias).kind != ValueKind::Weight) return "the bias is computed";
-  std::size_t readers = 0;
-  for (const auto& use : graph.uses(region.weight))
-    readers += use.node == kNoNode || graph.node(use.node).condition != Condition::Training ? 1U : 0U;
-  if (readers != 1) return "the weight is shared with another layer";
+  if (!owns_weight(graph, region)) return "the weight is shared with another layer";
   for (const auto id : region.weight_nodes)
     if (family_of(graph.node(id).op) == OpFamily::FakeQuantize) return "the weight is quantized already";
   return nullptr;

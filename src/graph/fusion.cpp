@@ -155,7 +155,8 @@ class Matcher {
         if (node.is("aten::linear")) {
           set_weight(1, 2);
         } else if (node.is("aten::addmm")) {
-          set_weight(2, 0);
+          const bool plain = node.operand("beta").number() == 1.0 && node.operand("alpha").number() == 1.0;
+          if (plain) set_weight(2, 0);  // factors of product and bias: a layer that no rewrite takes for a plain one
           first = 1;
         } else {
           set_weight(1, -1);
@@ -315,6 +316,9 @@ bool passes_integers(const Graph& graph, NodeId id) {
   const auto family = family_of(node.op);
   if (family == OpFamily::Concatenation) return true;
   if (family != OpFamily::PassThrough) return false;
+  // Dropout that is always on doubles what it leaves.
+  if (const auto at = node.op.argument("train"); at >= 0 && node.operand("train").boolean(false).value_or(true))
+    return false;
   return !pads_constant(node) || pads_zero(node);
 }
 

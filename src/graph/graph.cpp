@@ -146,17 +146,19 @@ const Node* Graph::producer(ValueId id) const {
 const std::vector<Use>& Graph::uses(ValueId id) const {
   static std::mutex mutex;  // concurrent readers of a shared graph
   const std::lock_guard lock(mutex);
-  if (!uses_valid_) {
-    uses_.assign(values_.size(), {});
+  if (!uses_.valid) {
+    uses_.uses.assign(values_.size(), {});
     for (const auto node : order_)
       for (std::size_t i = 0; i < nodes_[index(node)].operands.size(); ++i)
-        nodes_[index(node)].operands[i].each_value([&](ValueId value) { uses_[index(value)].push_back({node, i}); });
+        nodes_[index(node)].operands[i].each_value([&](ValueId value) {
+          uses_.uses[index(value)].push_back({node, i});
+        });
     for (std::size_t i = 0; i < outputs_.size(); ++i)
-      if (outputs_[i] != kNoValue) uses_[index(outputs_[i])].push_back({kNoNode, i});
-    uses_valid_ = true;
+      if (outputs_[i] != kNoValue) uses_.uses[index(outputs_[i])].push_back({kNoNode, i});
+    uses_.valid = true;
   }
   static const std::vector<Use> none;
-  return index(id) < uses_.size() ? uses_[index(id)] : none;
+  return index(id) < uses_.uses.size() ? uses_.uses[index(id)] : none;
 }
 
 ValueId Graph::weight(std::string_view path) const noexcept {
@@ -219,7 +221,7 @@ NodeId GraphBuilder::node(Op op, std::vector<Operand> operands, std::vector<Tens
                            {}});
   graph_.alive_.push_back(true);
   graph_.order_.push_back(id);
-  graph_.uses_valid_ = false;
+  graph_.uses_.valid = false;
   return id;
 }
 
@@ -231,7 +233,7 @@ ValueId GraphBuilder::output_of(NodeId node, std::size_t position) const {
 
 void GraphBuilder::output(ValueId value) {
   graph_.outputs_.push_back(value);
-  graph_.uses_valid_ = false;
+  graph_.uses_.valid = false;
 }
 
 Graph GraphBuilder::finish() && {

@@ -50,12 +50,10 @@ void Model::set_weight(std::string_view path, at::Tensor tensor) {
 }
 
 std::vector<at::Tensor> Model::run(const std::vector<at::Tensor>& inputs, const Tap& tap) const {
-  static std::mutex mutex;
-  std::shared_ptr<const Interpreter> interpreter;
-  {
-    const std::lock_guard lock(mutex);  // the first of several threads prepares it
-    if (!interpreter_) interpreter_ = std::make_shared<const Interpreter>(graph());
-    interpreter = interpreter_;
+  auto interpreter = interpreter_.interpreter.load();
+  if (!interpreter) {  // threads that come together prepare one each; any serves
+    interpreter = std::make_shared<const Interpreter>(graph());
+    interpreter_.interpreter = interpreter;
   }
   return interpreter->run(graph(), weights_, training_, inputs, tap);
 }

@@ -87,8 +87,8 @@ Graph& Rewriter::edit() {
   auto& graph = model_->graph_;
   if (!graph) graph = std::make_shared<Graph>();
   if (graph.use_count() > 1) graph = std::make_shared<Graph>(*graph);
-  model_->interpreter_.reset();
-  graph->uses_valid_ = false;
+  model_->interpreter_ = {};
+  graph->uses_.valid = false;
   return *graph;
 }
 
@@ -198,12 +198,14 @@ void Rewriter::replace_uses(ValueId from, ValueId to, const std::vector<NodeId>&
   }
 }
 
-void Rewriter::replace_use(Use use, ValueId to) {
+void Rewriter::replace_use(Use use, ValueId from, ValueId to) {
   auto& graph = edit();
   if (use.node == kNoNode) {
     graph.outputs_.at(use.operand) = to;
   } else {
-    graph.nodes_[index(use.node)].operands.at(use.operand) = Operand(to);
+    graph.nodes_[index(use.node)].operands.at(use.operand).each_value([&](ValueId& value) {
+      if (value == from) value = to;
+    });
   }
 }
 

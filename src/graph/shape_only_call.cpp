@@ -132,8 +132,8 @@ bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack
   const auto base = Op(handle).base();
   const at::NoGradGuard no_grad;
   const auto fresh = [&](const at::Tensor& like, c10::Device device) {
-    const auto options = like.options().device(device);
-    const auto result = at::empty_strided(like.sizes(), like.strides(), options);
+    const auto result =
+        at::empty_like(like, like.options().device(device));  // dense where `like` has gaps, as kernels do
     return zeros ? result.zero_() : result;
   };
   torch::jit::Stack results;

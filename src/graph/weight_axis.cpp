@@ -31,6 +31,17 @@ std::optional<std::int64_t> output_axis(const Graph& graph, const FusedRegion& r
   }
 }
 
+bool owns_weight(const Graph& graph, const FusedRegion& region) {
+  const auto read_once = [&](ValueId value) {
+    return std::ranges::count_if(graph.uses(value), [&](const Use& use) {
+             return use.node == kNoNode || graph.node(use.node).condition != Condition::Training;
+           }) == 1;
+  };
+  return region.weight != kNoValue && graph.value(region.weight).kind == ValueKind::Weight &&
+         read_once(region.weight) &&
+         std::ranges::all_of(region.weight_nodes, [&](NodeId id) { return read_once(graph.node(id).output()); });
+}
+
 std::int64_t groups_of(const Graph& graph, const FusedRegion& region) {
   const auto& anchor = graph.node(region.anchor);
   if (region.family != OpFamily::Convolution && region.family != OpFamily::TransposedConvolution) return 1;

@@ -69,9 +69,8 @@ class Solver {
         at = layers[k][at].parent;
       }
     }
-    if (best_.chosen.size() != order_.size()) return {};
-    score(best_);
     best_.proven = proven_;
+    if (best_.chosen.size() == order_.size()) score(best_);
     return best_;
   }
 
@@ -253,7 +252,10 @@ class Solver {
 Knapsack::Solution Knapsack::solve() const {
   check(*this);
   auto solution = Solver(*this).run();
-  return solution.feasible ? solution : Solution{};
+  if (solution.feasible) return solution;
+  Solution none;
+  none.proven = solution.proven;
+  return none;
 }
 
 PARE_NAMESPACE_END

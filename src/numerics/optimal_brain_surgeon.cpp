@@ -26,6 +26,12 @@ class RowSolver {
       for (Eigen::Index j = 0; j < size; ++j)
         part(i, j) = hessian(kept_[static_cast<std::size_t>(i)], kept_[static_cast<std::size_t>(j)]);
     factor_.compute(part);
+    // Undamped, a hessian of few samples is singular: as much is added as it takes.
+    const double mean = size > 0 ? part.diagonal().mean() : 0;
+    for (double damping = 1e-10; factor_.info() != Eigen::Success && damping < 1; damping *= 10) {
+      part.diagonal().array() += damping * mean;
+      factor_.compute(part);
+    }
     Matrix inverse = Matrix::Identity(size, size);
     factor_.matrixL().solveInPlace(inverse);
     inverse_diagonal_ = inverse.colwise().squaredNorm();

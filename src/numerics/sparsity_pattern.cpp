@@ -48,8 +48,11 @@ std::string name_of(const SparsityPattern& pattern) {
 
 std::string misfit(const SparsityPattern& pattern, std::int64_t rows, std::int64_t channels) {
   if (const auto* n = std::get_if<NofM>(&pattern)) {
+    if (n->of < 1 || n->kept < 0 || n->kept > n->of) return fmt::format("{}:{} is no pattern", n->kept, n->of);
     if (channels % n->of != 0) return fmt::format("{} input channels are no multiple of {}", channels, n->of);
   } else if (const auto* block = std::get_if<Blocks>(&pattern)) {
+    if (block->rows < 1 || block->columns < 1)
+      return fmt::format("blocks of {}x{} are no pattern", block->rows, block->columns);
     if (rows % block->rows != 0) return fmt::format("{} output channels are no multiple of {}", rows, block->rows);
     if (channels % block->columns != 0)
       return fmt::format("{} input channels are no multiple of {}", channels, block->columns);

@@ -79,7 +79,7 @@ const char* obstacle(const Graph& graph, const FusedRegion& first, const FusedRe
   if (!is_weighted(*second)) return "its reader has no weights to equalize with";
   if (!is_homogeneous(graph, first)) return "its activation is not homogeneous";
   for (const auto* region : {&first, second})
-    if (!output_axis(graph, *region) || graph.uses(region->weight).size() != 1) return "a weight is shared or computed";
+    if (!output_axis(graph, *region) || !owns_weight(graph, *region)) return "a weight is shared or computed";
   if (!share_axis(graph, first, *second)) return "its reader sees other channels";
   if (first.bias != kNoValue && !graph.is_own_weight(first.bias)) return "its bias is shared or computed";
   return nullptr;

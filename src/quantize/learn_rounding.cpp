@@ -66,7 +66,7 @@ class LayerByLayer {
     }
     auto& rewriter = context_.rewriter();
     rewriter.set_weight(layer.weight, from_rows(form, rounded, weight.sizes()).to(weight.scalar_type()));
-    rewriter.set_weight(layer.scale, scale);
+    rewriter.set_weight(layer.scale, scale.to(weight.device()));
     if (layer.bias.empty()) return;
     const auto shift = error.bias_shift(rounded - rows);
     const auto& bias = original_.weight(layer.bias).detach();

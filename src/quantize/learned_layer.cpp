@@ -115,8 +115,8 @@ LayerError::LayerError(const LearnedLayer& layer, const at::Tensor& rows, const 
     }
   }
   const bool centred = !layer.bias.empty();
-  auto total = sides_[1];
-  if (sides_[0].samples > 0) {
+  auto total = sides_[sides_[1].samples > 0 ? 1 : 0];
+  if (sides_[0].samples > 0 && sides_[1].samples > 0) {
     for (int i = 0; i < 2; ++i) side_[i] = sides_[i].moments(centred);
     total = Sums{{sides_[0].covariance + sides_[1].covariance, sides_[0].mean + sides_[1].mean,
                   sides_[0].lack + sides_[1].lack, sides_[0].mean_lack + sides_[1].mean_lack},

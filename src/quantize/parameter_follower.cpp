@@ -54,6 +54,9 @@ ParameterFollower::ParameterFollower(const torch::nn::Module& module, Quantizati
     const auto dot = item.key().rfind('.');
     layer.parameter = item.value();
     layer.path = dot == std::string::npos ? item.key() : item.key().substr(0, dot);
+    layer.name = item.key();
+    // A module may hold further weights, each with an input of its own.
+    layer.prefix = layer.name == layer.path + ".weight" ? layer.path : layer.name;
     for (const auto& pattern : settings_.keep_float) layer.kept_float |= is_layer(layer.path, pattern);
     layers_.emplace(item.value().unsafeGetTensorImpl(), std::move(layer));
   }
@@ -61,7 +64,7 @@ ParameterFollower::ParameterFollower(const torch::nn::Module& module, Quantizati
 
 std::unique_ptr<FakeQuantizer> ParameterFollower::weight_quantizer(const Layer& layer) const {
   FakeQuantizer::Description description;
-  description.name = layer.path + ".weight.fake_quantize";
+  description.name = layer.name + ".fake_quantize";
   const auto bits = bits_for(layer.path, settings_.weights, settings_.layer_weights);
   description.grid =
       settings_.symmetric_weights ? IntegerGrid::signed_symmetric(bits) : IntegerGrid::signed_affine(bits);
@@ -83,7 +86,7 @@ std::unique_ptr<FakeQuantizer> ParameterFollower::weight_quantizer(const Layer& 
 
 std::unique_ptr<FakeQuantizer> ParameterFollower::input_quantizer(const Layer& layer, const at::Tensor& input) const {
   FakeQuantizer::Description description;
-  description.name = layer.path + ".input.fake_quantize";
+  description.name = layer.prefix + ".input.fake_quantize";
   description.grid =
       IntegerGrid::unsigned_affine(bits_for(layer.path, settings_.activations, settings_.layer_activations));
   description.training = options_.activations;
@@ -177,7 +180,7 @@ std::map<std::string, at::Tensor> ParameterFollower::state() const {
     for (const auto* quantizer : {layer.weight.get(), layer.input.get()})
       if (quantizer)
         for (const auto& [name, tensor] : quantizer->state()) state.emplace(name, tensor.detach().clone());
-    if (layer.weight) state.emplace(layer.path + ".qat.steps", at::scalar_tensor(layer.steps, at::kLong));
+    if (layer.weight) state.emplace(layer.prefix + ".qat.steps", at::scalar_tensor(layer.steps, at::kLong));
   }
   return state;
 }
@@ -186,15 +189,17 @@ void ParameterFollower::load_state(const std::map<std::string, at::Tensor>& give
   auto expected = state();
   std::map<const c10::TensorImpl*, Layer> found;  // layers that the state knows and this forward has not reached yet
   for (const auto& [impl, layer] : layers_) {
-    const auto scale = given.find(layer.path + ".weight.fake_quantize.scale");
+    const auto scale = given.find(layer.name + ".fake_quantize.scale");
     if (layer.weight || scale == given.end() || layer.parameter.dim() < 2) continue;
-    Layer reached{layer.path, layer.parameter, layer.kept_float, scale->second.dim() > 0, {}, {}, 0, {}};
+    Layer reached{
+        layer.path, layer.name, layer.prefix, layer.parameter, layer.kept_float, scale->second.dim() > 0, {}, {},
+        0,          {}};
     reached.weight = weight_quantizer(reached);
-    if (given.contains(layer.path + ".input.fake_quantize.zero_point"))
+    if (given.contains(layer.prefix + ".input.fake_quantize.zero_point"))
       reached.input = input_quantizer(reached, at::zeros({1}));
     for (const auto* quantizer : {reached.weight.get(), reached.input.get()})
       if (quantizer) expected.merge(quantizer->state());
-    expected.emplace(layer.path + ".qat.steps", at::scalar_tensor(0, at::kLong));
+    expected.emplace(layer.prefix + ".qat.steps", at::scalar_tensor(0, at::kLong));
     found.emplace(impl, std::move(reached));
   }
   check_state(expected, given);
@@ -204,7 +209,7 @@ void ParameterFollower::load_state(const std::map<std::string, at::Tensor>& give
     if (!layer.weight) continue;
     layer.weight->load(given);
     if (layer.input) layer.input->load(given);
-    layer.steps = given.at(layer.path + ".qat.steps").item<std::int64_t>();
+    layer.steps = given.at(layer.prefix + ".qat.steps").item<std::int64_t>();
   }
 }
 

@@ -26,7 +26,9 @@ class ParameterFollower final : public SimulatedForward {
 
  private:
   struct Layer {
-    std::string path;  // of the module that holds the weight
+    std::string path;    // of the module that holds the weight
+    std::string name;    // the weight's own
+    std::string prefix;  // of its quantizers' names: `fc` for `fc.weight`, otherwise the weight's name
     at::Tensor parameter;
     bool kept_float = false;
     bool per_channel = true;

@@ -47,16 +47,7 @@ void insert_fake_quantize(Model& model, Context& context, const Sites& sites, Va
     const bool wants =
         std::ranges::find(sites.integer_uses, use) != sites.integer_uses.end() ||
         std::ranges::any_of(sites.integer_uses, [&](const Use& other) { return other.node == use.node; });
-    if (!all && !wants) continue;
-    if (use.node == kNoNode) {
-      rewriter.replace_use(use, quantized);
-      continue;
-    }
-    auto operand = model.graph().node(use.node).operand(use.operand);
-    operand.each_value([&](ValueId& held) {
-      if (held == value) held = quantized;
-    });
-    rewriter.set_operand(use.node, use.operand, std::move(operand));
+    if (all || wants) rewriter.replace_use(use, value, quantized);
   }
 }
 

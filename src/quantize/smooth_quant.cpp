@@ -72,7 +72,7 @@ void insert_product(Context& context, const SmoothingSite& site, const at::Tenso
       product = graph().node(node).output();
     }
     for (const auto& use : std::vector<Use>(graph().uses(reader.inputs[0])))
-      if (use.node == reader.anchor) rewriter.replace_use(use, product);
+      if (use.node == reader.anchor) rewriter.replace_use(use, reader.inputs[0], product);
   }
 }
 

@@ -14,7 +14,7 @@ PARE_NAMESPACE_BEGIN
 namespace {
 
 bool is_linear_layer(const Graph& graph, const FusedRegion& region) {
-  if (region.family != OpFamily::Linear || !graph.is_own_weight(region.weight)) return false;
+  if (region.family != OpFamily::Linear || !owns_weight(graph, region)) return false;
   const auto& type = graph.value(region.inputs[0]).type;
   return output_axis(graph, region) && type.rank() >= 3 && type.dtype == c10::ScalarType::Float;
 }
@@ -88,7 +88,7 @@ Smoothing choose_smoothing(const Model& model, const SmoothingSite& site, const 
   const auto all = stacked_weights(model, site.readers);
   const auto weights = scored_channels(all), peak = all.abs().amax(0).to(at::kDouble);
   const auto rows = site.samples.rows();
-  const auto plain = rounding_error(rows, weights, at::ones({rows.size(1)}));
+  const auto plain = rounding_error(rows, weights, at::ones({rows.size(1)}, rows.options()));
   Smoothing best{at::ones_like(peak), 0.0, std::numeric_limits<double>::infinity()};
   for (const auto strength : strengths) {
     const auto scale = scale_of(site.peak, peak, strength);

@@ -194,7 +194,10 @@ std::vector<at::Tensor> TrainableQuantization::run(const std::vector<at::Tensor>
   const auto& interpreter = live ? run_live_ : run_placed_;
   return interpreter->run(model.graph(), weights(live), training_, inputs, {},
                           [&](const Node& node, std::vector<c10::IValue>& stack) {
-                            if (norm_momentum_ && node.is("aten::batch_norm")) stack[6] = *norm_momentum_;
+                            if (node.is("aten::batch_norm")) {
+                              if (norm_momentum_) stack[6] = *norm_momentum_;
+                              if (!live) stack[5] = false;  // one that nothing takes in keeps its statistics as well
+                            }
                             if (!of_node_.contains(index(node.id))) return false;
                             stack = {fake_quantize(node.id, stack.front().toTensor(), live)};
                             return true;

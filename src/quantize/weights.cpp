@@ -89,7 +89,7 @@ at::Tensor compensated(const at::Tensor& channels, const Scales& scales, const I
 // Scales that are at least so large. A channel without weights has no scale of its own: it takes the one that its bias
 // is told finest with.
 void raise(Scales& scales, const at::Tensor& smallest, const at::Tensor& channels) {
-  const auto least = (scales.whole ? smallest.max().reshape({1}) : smallest).to(scales.rows.scale);
+  const auto least = (scales.whole ? smallest.max().reshape({1}) : smallest).to(scales.rows.scale.options());
   if (least.numel() != scales.rows.scale.numel()) return;
   auto& scale = scales.rows.scale;
   scale = at::maximum(scale, least);
@@ -294,7 +294,7 @@ std::string WeightQuantizer::quantize(const Layer& layer, const MatrixForm* form
   const auto& placed = place(weight, way);
   auto& rewriter = context_.rewriter();
   for (const auto& use : std::vector<Use>(model_.graph().uses(weight)))
-    if (use.node == reader) rewriter.replace_use(use, placed.value);
+    if (use.node == reader) rewriter.replace_use(use, weight, placed.value);
   if (settings_.correct_bias && form && moments && !moments->empty())
     correct_bias(layer, *form, *moments, before, placed.rounded.defined() ? placed.rounded : model_.weight(weight));
   return placed.how;

@@ -61,6 +61,43 @@ TEST_CASE("a folded batch norm is the same function", "[fuse]") {
                torch::randn({3, 7}));
 }
 
+namespace {
+
+// A weight that a second product reads, behind a view of it; and a bias that counts half.
+struct Shared : torch::nn::Module {
+  explicit Shared(bool halved) : halves(halved) {
+    weight = register_parameter("weight", torch::randn({5, 7}));
+    bias = register_parameter("bias", torch::randn({5}));
+    norm = register_module("norm", trained(torch::nn::BatchNorm1d(5)));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto turned = weight.t();
+    if (halves) return norm(torch::addmm(bias, x, turned, 0.5, 2.0));
+    return norm(torch::matmul(x, turned)) + torch::matmul(x * 2, turned);
+  }
+  bool halves;
+  torch::Tensor weight, bias;
+  torch::nn::BatchNorm1d norm{nullptr};
+};
+
+}  // namespace
+
+TEST_CASE("a weight that is shared behind a view, or a sum with factors, is no plain layer", "[fuse]") {
+  torch::manual_seed(1);
+  const torch::NoGradGuard no_grad;
+  for (const bool halved : {false, true}) {
+    INFO(halved);
+    Shared net(halved);
+    net.eval();
+    const auto x = torch::randn({4, 7});
+    const auto folded = pare::apply(pare::FoldBatchNorm{}, pare::capture(net, x));
+    CHECK(count(folded.model, "aten::batch_norm") == 1);
+    REQUIRE(folded.report.rows().size() == 1);
+    CHECK(folded.report.rows()[0].decision == pare::Decision::Declined);
+    CHECK(torch::allclose(folded.model(x), net.forward(x), 1e-4, 1e-5));
+  }
+}
+
 TEST_CASE("a batch norm without a layer in front stays and says why", "[fuse]") {
   namespace nn = torch::nn;
   torch::manual_seed(0);

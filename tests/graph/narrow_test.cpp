@@ -17,6 +17,21 @@ pare::Model linear_model() {
 
 }  // namespace
 
+TEST_CASE("one use is redirected, in a list too", "[rewriter]") {
+  pare::Model model(
+      pare::parse_graph("graph {\n  dim batch = 2\n  input %x : f32[batch, 3]\n  input %y : f32[batch, 3]\n"
+                        "  %0 = aten::relu(%x) : f32[batch, 3]\n"
+                        "  %1 = aten::cat({%x, %y, %x}, 1) : f32[batch, 9]\n  output %1\n}\n"),
+      {});
+  pare::Rewriter rewriter(model);
+  const auto x = model.graph().inputs()[0];
+  const auto relu = model.graph().nodes(pare::op("aten::relu")).at(0),
+             cat = model.graph().nodes(pare::op("aten::cat")).at(0);
+  rewriter.replace_use({cat, 0}, x, model.graph().node(relu).output());
+  const auto a = torch::randn({2, 3}), b = torch::randn({2, 3});
+  CHECK(torch::equal(model(a, b), torch::cat({torch::relu(a), b, torch::relu(a)}, 1)));
+}
+
 TEST_CASE("a selection is recorded so that it can be repeated", "[rewriter]") {
   auto model = linear_model();
   const auto before = model;

@@ -85,6 +85,22 @@ TEST_CASE("a knapsack without limits takes the best items", "[knapsack]") {
   CHECK(solution.chosen == std::vector<std::size_t>{1, 0});
 }
 
+TEST_CASE("a search that was cut off proves nothing, least of all that there is no answer", "[knapsack]") {
+  std::mt19937 random(3);
+  int unknown = 0;
+  for (int trial = 0; trial < 200; ++trial) {
+    auto problem = random_problem(random, 12, 4, 3);
+    const auto whole = problem.solve();
+    problem.max_states = 1;
+    const auto cut = problem.solve();
+    if (cut.feasible == whole.feasible) continue;
+    CHECK_FALSE(cut.feasible);
+    CHECK_FALSE(cut.proven);
+    ++unknown;
+  }
+  CHECK(unknown > 0);
+}
+
 TEST_CASE("knapsacks that make no sense are refused", "[knapsack]") {
   using Classes = std::vector<std::vector<pare::Knapsack::Item>>;
   const auto solve = [](Classes classes) {

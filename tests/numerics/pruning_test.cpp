@@ -56,9 +56,21 @@ TEST_CASE("patterns keep what they may", "[sparsity]") {
   CHECK(pare::choose_mask(saliency, 16 * 18, pare::Blocks{16, 1}, 9).sum(0).remainder(16).eq(0).all().item<bool>());
   CHECK(raises("pare.numerics.122", [&] { (void)pare::choose_mask(torch::rand({4, 6}), 4, pare::NofM{2, 4}); }));
   CHECK(raises("pare.numerics.122", [&] { (void)pare::choose_mask(torch::rand({6, 4}), 4, pare::Blocks{4, 4}); }));
+  CHECK(raises("pare.numerics.122", [&] { (void)pare::choose_mask(torch::rand({4, 6}), 4, pare::NofM{2, 0}); }));
+  CHECK(raises("pare.numerics.122", [&] { (void)pare::choose_mask(torch::rand({4, 6}), 4, pare::Blocks{0, 1}); }));
   CHECK(raises("pare.numerics.122", [&] {
     (void)pare::choose_mask(torch::full({4, 4}, std::nan("")), 4, pare::Unstructured{});
   }));
+}
+
+TEST_CASE("fewer samples than features, undamped, leave finite weights", "[sparsity]") {
+  torch::manual_seed(1);
+  const auto x = torch::randn({8, 24}, torch::kDouble);
+  const auto weight = torch::randn({4, 24});
+  const auto mask = torch::rand({4, 24}).gt(0.3);
+  const auto solved = pare::OptimalBrainSurgeon{.damping = 0}(weight, mask, torch::matmul(x.t(), x) / 8);
+  CHECK(torch::isfinite(solved.weight).all().item<bool>());
+  CHECK(torch::matmul(x, (solved.weight - weight).t().to(torch::kDouble)).abs().max().item<double>() < 0.1);
 }
 
 TEST_CASE("what stays makes up for what goes, as well as least squares can", "[sparsity]") {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "pare/capture/capture.hpp"
+#include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/pipeline/html_report.hpp"
 #include "pare/prune/l2.hpp"
@@ -75,7 +76,7 @@ TEST_CASE("auto stops at int8 where the budget is kept, and shows what less woul
   const auto json = nlohmann::json::parse(found.report.json());
   CHECK(json["drop"]["samples"] == 128);
   CHECK(json["stages"].size() == found.candidates.size());
-  CHECK(torch::allclose(found.compiled(fixture.unseen[0]), found.model(fixture.unseen[0]), 0.05, 0.05));
+  CHECK(pare::sqnr_db(found.model(fixture.unseen[0]), found.compiled(fixture.unseen[0])) > 25.0);
   // The same seed and data choose the same.
   const auto again = pare::optimize(fixture.model, options);
   CHECK(again.plan == found.plan);

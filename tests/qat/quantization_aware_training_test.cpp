@@ -176,8 +176,28 @@ TEST_CASE("steps of scales move, batch norms learn, and frozen ones are folded",
   }
   qat.reestimate_batch_norm(pare::Batches{x});
   const auto stem = torch::conv2d(x, qat.state().at("stem.weight"), {}, 1, 1);
-  CHECK(torch::allclose(qat.state().at("norm.running_mean"), stem.mean({0, 2, 3}), 0.3, 0.1));
+  const auto mean = qat.state().at("norm.running_mean");
+  // Weights of four bits move the means a little; means forgotten would be off by all of themselves.
+  CHECK(pare::sqnr_db(stem.mean({0, 2, 3}), mean) > 10.0);
   CHECK_FALSE(torch::equal(qat.state().at("norm.running_mean"), after.at("norm.running_mean")));
+}
+
+TEST_CASE("frozen batch norms keep their statistics where no layer takes them in", "[qat]") {
+  torch::manual_seed(8);
+  nn::Sequential net(nn::BatchNorm2d(3), nn::Conv2d(nn::Conv2dOptions(3, 8, 3).padding(1)), nn::BatchNorm2d(8),
+                     nn::ReLU());
+  const auto x = torch::randn({8, 3, 6, 6}) * 2 + 1;
+  net->eval();
+  pare::QuantizationAwareTraining qat{pare::capture(*net, x), pare::Quantizer{}, pare::Batches{x}};
+  qat.train();
+  static_cast<void>(qat(x));
+  CHECK(qat.state().at("0.running_mean").abs().max().item<double>() > 0.01);
+  qat.freeze_batch_norm();
+  const auto before = qat.state();
+  const auto frozen = qat(x);
+  for (const auto* name : {"0.running_mean", "0.running_var", "2.running_mean"})
+    CHECK(torch::equal(qat.state().at(name), before.at(name)));
+  CHECK(torch::equal(frozen, qat.convert()(x)));
 }
 
 TEST_CASE("at eight bits the training forward is close to the float model's own", "[qat]") {
@@ -315,8 +335,6 @@ TEST_CASE("masks stay while fake-quantizes train", "[qat]") {
 
 TEST_CASE("real architectures train and convert to what was simulated", "[qat]") {
   for (const auto* name : {"resnet20", "mobilenetv2", "minilm_sst2", "lstm"}) {
-    const auto known = models::names();
-    if (std::find(known.begin(), known.end(), name) == known.end()) continue;
     INFO(name);
     torch::manual_seed(3);
     auto bundle = models::make(name);

@@ -255,6 +255,47 @@ TEST_CASE("a module whose path depends on data is followed by its parameters", "
   }
 }
 
+namespace {
+
+// Two weights of one module, of different shapes, behind control flow that depends on the data.
+struct TwoWeights : nn::Module {
+  TwoWeights() {
+    first = register_parameter("first", torch::randn({12, 6}));
+    second = register_parameter("second", torch::randn({4, 12}));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto y = torch::linear(x, first);
+    return torch::linear(y.mean().item<float>() > 100 ? y : torch::relu(y), second);
+  }
+  torch::Tensor first, second;
+};
+
+}  // namespace
+
+TEST_CASE("two weights of one module have a quantizer each", "[qat]") {
+  torch::manual_seed(5);
+  TwoWeights net, twin;
+  const auto x = torch::randn({16, 6});
+  pare::Simulation simulation{net, x, pare::Quantizer{.weights = 3_bits}};
+  CHECK_FALSE(simulation.follows_graph());
+  {
+    auto scope = simulation.enter();
+    net.train();
+    net.forward(x).square().mean().backward();
+  }
+  const auto state = simulation.state();
+  CHECK(state.at("first.fake_quantize.scale").numel() == 12);
+  CHECK(state.at("second.fake_quantize.scale").numel() == 4);
+  CHECK(state.contains("first.input.fake_quantize.scale"));
+  CHECK(state.contains("second.input.fake_quantize.scale"));
+  pare::Simulation resumed{twin, x, pare::Quantizer{.weights = 3_bits}};
+  resumed.load_state(state);
+  for (const auto& [name, tensor] : resumed.state()) {
+    INFO(name);
+    CHECK(torch::equal(tensor, state.at(name)));
+  }
+}
+
 TEST_CASE("one scope at a time, one thread at a time, and bad options at once", "[qat]") {
   torch::manual_seed(5);
   auto net = std::make_shared<Inplace>();

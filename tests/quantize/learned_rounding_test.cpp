@@ -128,6 +128,18 @@ TEST_CASE("learned rounding: layers it cannot take are rounded otherwise", "[qua
     CHECK(pare::sqnr_db(net.forward(x), applied->model(x)) > 10.0);
 }
 
+TEST_CASE("learned rounding: batches without samples count for nothing", "[quantize]") {
+  torch::manual_seed(4);
+  const torch::NoGradGuard no_grad;
+  Net net;
+  const auto model = pare::capture(net, torch::randn({2, 3, 12, 12}));
+  const auto x = pictures(16), none = pictures(0), y = pictures(8);
+  for (const auto& calibration : {pare::Batches{x, none}, pare::Batches{none, x}}) {
+    const auto applied = quantized(model, pare::Rounding::Learned, 4, calibration);
+    CHECK(pare::sqnr_db(net.forward(y), applied.model(y)) > 10.0);
+  }
+}
+
 TEST_CASE("learned rounding: bad options and calibration", "[quantize]") {
   torch::manual_seed(3);
   const torch::NoGradGuard no_grad;

@@ -18,7 +18,9 @@ struct VaryingDim {
   };
   std::string name = "batch";
   std::vector<Place> where = {{}};  ///< all of these have this size
-  std::int64_t other_size = 0;      ///< second size to capture at; 0: chosen (batch: 2 and 3)
+  /// Second size to capture at; 0: chosen (a batch: 2 and 3). Sizes inside are read off the two: a half of both is a
+  /// half only where both are even, so name sizes that a network which halves five times takes 32 apart.
+  std::int64_t other_size = 0;
 };
 
 /// What `capture` should assume and check.

@@ -73,8 +73,20 @@ class Graph {
   std::vector<std::string> dims_;
   std::vector<std::int64_t> example_dims_;
   std::vector<std::int64_t> smallest_dims_;
-  mutable std::vector<std::vector<Use>> uses_;  // built on demand, dropped by edits
-  mutable bool uses_valid_ = false;
+  // Built on demand, maybe by another thread while this graph is copied: copies build their own.
+  struct UseCache {
+    std::vector<std::vector<Use>> uses;
+    bool valid = false;
+
+    UseCache() = default;
+    UseCache(const UseCache& /*other*/) {}
+    UseCache& operator=(const UseCache& /*other*/) {
+      valid = false;
+      return *this;
+    }
+    ~UseCache() = default;
+  };
+  mutable UseCache uses_;  // dropped by edits
 };
 
 PARE_NAMESPACE_END

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -86,7 +87,19 @@ class Model {
 
   std::shared_ptr<Graph> graph_;  // never edited while shared
   Weights weights_;
-  mutable std::shared_ptr<const Interpreter> interpreter_;  // prepared for `graph_`, made on the first run
+  // Prepared for `graph_` on the first run, maybe by another thread while this Model is copied.
+  struct Prepared {
+    std::atomic<std::shared_ptr<const Interpreter>> interpreter;
+
+    Prepared() = default;
+    Prepared(const Prepared& other) : interpreter(other.interpreter.load()) {}
+    Prepared& operator=(const Prepared& other) {
+      interpreter = other.interpreter.load();
+      return *this;
+    }
+    ~Prepared() = default;
+  };
+  mutable Prepared interpreter_;
   std::vector<std::string> notes_;
   std::shared_ptr<const Origin> origin_;
   bool training_ = false;

@@ -34,8 +34,8 @@ class Rewriter {
   void set_operand(NodeId node, std::string_view argument, Operand operand);
   /// Redirects the uses of `from` (model outputs included) to `to`, except those in `keep`.
   void replace_uses(ValueId from, ValueId to, const std::vector<NodeId>& keep = {});
-  /// Redirects one use.
-  void replace_use(Use use, ValueId to);
+  /// Redirects one use of `from`; in a list, wherever it stands.
+  void replace_use(Use use, ValueId from, ValueId to);
   /// Removes a node. @throws Error `pare.graph.112` while its outputs are used.
   void erase(NodeId node);
   /// Removes nodes whose results nobody uses and weights nobody reads; barriers stay. @return how many nodes went

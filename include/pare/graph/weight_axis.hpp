@@ -13,6 +13,9 @@ PARE_NAMESPACE_BEGIN
 /// 1; its channel c of group g is output `g * (out / groups) + c`. `matmul(x, w)` with w `[in, out]`: 1.
 std::optional<std::int64_t> output_axis(const Graph& graph, const FusedRegion& region);
 
+/// Whether in evaluation mode nothing but this region reads its table weight, nor what is computed from it on the way.
+bool owns_weight(const Graph& graph, const FusedRegion& region);
+
 /// Groups of a convolution region, 1 for everything else.
 std::int64_t groups_of(const Graph& graph, const FusedRegion& region);
 

@@ -18,8 +18,8 @@ struct Knapsack {
     std::vector<double> costs;  ///< one for each limit, at least 0
   };
   struct Solution {
-    bool feasible = false;            ///< false: even the cheapest items exceed a limit; nothing else is set
-    bool proven = true;               ///< false: the search was cut off at `max_states`; better ones may exist
+    bool feasible = false;            ///< false: no choice keeps the limits, or none was found (`proven`)
+    bool proven = true;               ///< false: cut off at `max_states`; better ones may exist
     std::vector<std::size_t> chosen;  ///< an item of each class
     double loss = 0;
     std::vector<double> costs;  ///< totals

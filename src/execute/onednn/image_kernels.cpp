@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "core/round_to_even.hpp"
 #include "core/vector_width.hpp"
@@ -39,6 +40,11 @@ PARE_EACH_VECTOR_WIDTH void add_row(std::int32_t* sums, const std::uint8_t* row,
   for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i];
 }
 PARE_EACH_VECTOR_WIDTH void add_row(std::int32_t* sums, const std::int8_t* row, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i];
+}
+// More points than sums of 32 bits hold.
+template <class T>
+void add_row(std::int64_t* sums, const T* row, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i];
 }
 PARE_EACH_VECTOR_WIDTH void add_row(float* sums, const float* row, std::int64_t count) {
@@ -123,10 +129,13 @@ void quantize_image(const float* source, std::uint8_t* result, std::int64_t imag
 
 void mean_of_points(const char* source, dnnl::memory::data_type type, char* result, const ImageShape& shape,
                     const std::optional<Quantization>& read, const std::optional<Quantization>& write) {
+  const bool wide = shape.points > std::numeric_limits<std::int32_t>::max() / 255;
   if (type == dnnl::memory::data_type::u8) {
-    mean_of<std::uint8_t, std::int32_t>(source, result, shape, read, write);
+    (wide ? mean_of<std::uint8_t, std::int64_t> : mean_of<std::uint8_t, std::int32_t>)(source, result, shape, read,
+                                                                                       write);
   } else if (type == dnnl::memory::data_type::s8) {
-    mean_of<std::int8_t, std::int32_t>(source, result, shape, read, write);
+    (wide ? mean_of<std::int8_t, std::int64_t> : mean_of<std::int8_t, std::int32_t>)(source, result, shape, read,
+                                                                                     write);
   } else {
     mean_of<float, float>(source, result, shape, read, write);
   }

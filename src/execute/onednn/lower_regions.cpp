@@ -369,7 +369,8 @@ bool Lowering::activation(const Node& node, PostOp& post) {
   } else if (const auto plain = plain_function(node.op.name())) {
     post = {*plain, 0, 0, kNoValue};
   } else if (base == "aten::softplus") {
-    post = {algorithm::eltwise_soft_relu, bound("beta", 1), 0, kNoValue};  // exact above the threshold, too
+    if (bound("threshold", 20) < 16) return false;  // above it the op is the identity, which the kernel nears
+    post = {algorithm::eltwise_soft_relu, bound("beta", 1), 0, kNoValue};
   } else if (base == "aten::log_sigmoid") {
     post = {algorithm::eltwise_soft_relu, -1, 0, kNoValue};
   } else if (base == "aten::neg") {

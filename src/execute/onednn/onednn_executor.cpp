@@ -14,6 +14,7 @@
 #include "execute/onednn/program.hpp"
 #include "execute/step_times.hpp"
 #include "execute/team_pace.hpp"
+#include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -50,7 +51,7 @@ class OnednnExecutor final : public Executor {
 
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
     const at::NoGradGuard no_grad;
-    const auto dims = Interpreter::bind_dims(program_->graph, inputs);
+    const auto dims = bind_inputs(inputs);
     const auto entry = entry_for(dims, static_cast<bool>(tap));
     const bool adapts = options_.adapt_threads && !tap;
     const int threads = adapts ? entry->pace.choose() : threads_;
@@ -67,7 +68,7 @@ class OnednnExecutor final : public Executor {
 
   ExecutionProfile profile(const std::vector<at::Tensor>& inputs, double seconds) override {
     const at::NoGradGuard no_grad;
-    const auto entry = entry_for(Interpreter::bind_dims(program_->graph, inputs), false);
+    const auto entry = entry_for(bind_inputs(inputs), false);
     const TeamSize team(threads_);
     auto instance = entry->full.take();
     StepTimes times;
@@ -105,6 +106,18 @@ class OnednnExecutor final : public Executor {
   }
 
  private:
+  // Kernels read memory as it lies.
+  std::vector<std::int64_t> bind_inputs(const std::vector<at::Tensor>& inputs) const {
+    const auto& graph = program_->graph;
+    auto dims = Interpreter::bind_dims(graph, inputs);
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      if (inputs[i].defined() && !(inputs[i].is_cpu() && inputs[i].layout() == at::kStrided))
+        fail("pare.run.109", graph.value(graph.inputs()[i]).name,
+             "the model was compiled for dense tensors in the CPU's memory, this one is {} on {}",
+             c10::str(inputs[i].layout()), inputs[i].device().str());
+    return dims;
+  }
+
   /// A plan and its instances that are not running.
   struct Lane {
     std::shared_ptr<const ExecutionPlan> plan;

@@ -16,7 +16,7 @@ bool is_reference(const dnnl::primitive_desc_base& description);
 
 /// What an Embedding step does: rows of its table, as numbers.
 /// @param indices integers of any shape @param to `[...indices, columns]`
-void look_up(const ProgramStep& step, const at::Tensor& indices, float* to);
+void look_up(const ProgramStep& step, std::string_view name, const at::Tensor& indices, float* to);
 
 /// Builds an `ExecutionPlan`: chooses kernels and layouts step by step, reorders where the next kernel wants another
 /// layout.

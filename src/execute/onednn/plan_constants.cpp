@@ -54,7 +54,7 @@ bool PlanBuilder::fold(const ProgramStep& step) {
   try {
     if (step.kind == StepKind::Embedding) {
       auto rows = at::empty(sizes(step.outputs[0]), at::kFloat);
-      look_up(step, *constant(step.inputs[0]), rows.mutable_data_ptr<float>());
+      look_up(step, node.name, *constant(step.inputs[0]), rows.mutable_data_ptr<float>());
       if (!keep_known(step.outputs[0], rows)) return false;
     } else {
       for (const auto output : step.outputs)

@@ -9,6 +9,7 @@
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
 #include "execute/onednn/softmax_kernel.hpp"
+#include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -47,6 +48,13 @@ void PlanBuilder::emit_pooling(const ProgramStep& step) {
   for (std::size_t d = 0; d < after.size(); ++d)
     after[d] = (dims[d + 2] - 1) * window.strides[d] + (window.kernel[d] - 1) * window.dilation[d] + 1 -
                source_dims[d + 2] - window.pads_before[d];
+  for (std::size_t d = 0; d < after.size(); ++d)
+    if (std::abs(after[d] - window.pads_after[d]) >= window.strides[d])
+      fail(
+          "pare.execute.103", graph_.node(step.node).name,
+          "windows over {} positions are {} in the captured type: the sizes captured did not tell; name another one as "
+          "VaryingDim::other_size",
+          source_dims[d + 2], dims[d + 2]);
   auto attr = with_scratchpad();
   const auto type = source.layout.get_data_type();
   const auto describe = [&](const desc& layout) {

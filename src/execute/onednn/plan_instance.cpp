@@ -159,8 +159,10 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
       results[i] = tensor(output.tensor);
       if (!results[i].defined()) continue;
       // Only memory that nothing else reads leaves: not the arena's, a constant's, an input's or another output's.
+      // Handles of one tensor share their reference to its memory: the plan's own is the second.
       const auto& storage = results[i].storage();
-      const bool alone = storage.use_count() == 1 && storage.data_ptr().get_context() != nullptr;
+      const bool alone =
+          results[i].use_count() == 2 && storage.use_count() == 1 && storage.data_ptr().get_context() != nullptr;
       results[i] = alone ? results[i].contiguous() : results[i].clone(at::MemoryFormat::Contiguous);
     }
   }

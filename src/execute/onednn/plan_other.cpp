@@ -41,13 +41,14 @@ std::vector<std::int64_t> shape_of(const Graph& graph, ValueId value, const std:
 constexpr std::int64_t kRowsOfALookup = 16;
 
 template <class Row>
-void look_up(const at::Tensor& indices, std::int64_t rows, std::int64_t columns, float* to, const Row& write_row) {
+void look_up(std::string_view name, const at::Tensor& indices, std::int64_t rows, std::int64_t columns, float* to,
+             const Row& write_row) {
   const auto flat = indices.reshape({-1}).to(at::kLong).contiguous();
   const auto* from = flat.const_data_ptr<std::int64_t>();
   const auto count = flat.numel();
   for (std::int64_t i = 0; i < count; ++i)
-    TORCH_CHECK_INDEX(from[i] >= 0 && from[i] < rows, "index ", from[i], " is out of range: the table has ", rows,
-                      " rows");
+    if (from[i] < 0 || from[i] >= rows)
+      fail("pare.run.105", name, "index {} is out of range: the table has {} rows", from[i], rows);
 #pragma omp parallel for if (count > kRowsOfALookup)
   for (std::int64_t i = 0; i < count; ++i) write_row(from[i], to + i * columns);
 }
@@ -180,15 +181,15 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   row(reported, "aten", "float32");
 }
 
-void look_up(const ProgramStep& step, const at::Tensor& indices, float* to) {
+void look_up(const ProgramStep& step, std::string_view name, const at::Tensor& indices, float* to) {
   if (step.rows)
-    return look_up(indices, step.rows->outputs, step.rows->features, to,
+    return look_up(name, indices, step.rows->outputs, step.rows->features, to,
                    [&](std::int64_t row, float* numbers) { step.rows->numbers(row, 1, numbers); });
   const auto& integers = step.table.integers;
   const auto columns = integers.size(1);
   const auto* all = integers.const_data_ptr<std::int8_t>();
   const auto* scale = step.table.scale.const_data_ptr<float>();
-  look_up(indices, integers.size(0), columns, to,
+  look_up(name, indices, integers.size(0), columns, to,
           [&](std::int64_t row, float* numbers) { scale_row(all + row * columns, numbers, columns, scale[row]); });
 }
 
@@ -198,8 +199,8 @@ void PlanBuilder::emit_embedding(const ProgramStep& step) {
   const auto dims = sizes(output);
   const auto result = allocate(desc(dims, data_type::f32, row_major_strides(dims)));
   call(
-      [ids, to = result.buffer, &step](PlanInstance& instance) {  // the plan keeps its program
-        look_up(step, instance.tensor(ids), reinterpret_cast<float*>(instance.pointer(to)));
+      [ids, to = result.buffer, &step, &node = graph_.node(step.node)](PlanInstance& instance) {  // kept by the plan
+        look_up(step, node.name, instance.tensor(ids), reinterpret_cast<float*>(instance.pointer(to)));
       },
       {result.buffer}, {ids});
   store(output, result);
