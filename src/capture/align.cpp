@@ -88,16 +88,31 @@ struct Aligner {
       return result;
     }
     for (const auto* sample : samples) {
-      if (const auto* number = first.get<double>(); number && !same_number(*number, *sample->get<double>()))
-        fail("pare.capture.133", traces.front()->module_at(call),
-             "{} is given a number computed from a size ({} and {}); compute it with tensor ops or fix the sizes",
-             traces.front()->calls[call].op.name(), *number, *sample->get<double>());
-      if ((first.get<ValueId>() && *sample->get<ValueId>() != *first.get<ValueId>()) ||
-          (first.get<Operand::Values>() && *sample->get<Operand::Values>() != *first.get<Operand::Values>()) ||
-          (first.get<Flag>() && *sample->get<Flag>() != *first.get<Flag>()))
-        structure_differs(call);
+      check_numbers(call, first, *sample);
+      if (differs<ValueId, Operand::Values, Flag, Operand::Bools, std::string>(first, *sample)) structure_differs(call);
     }
     return first;
+  }
+
+  // Whether both hold another of the kinds given.
+  template <class... Kinds>
+  static bool differs(const Operand& first, const Operand& sample) {
+    return ((first.get<Kinds>() && *sample.get<Kinds>() != *first.get<Kinds>()) || ...);
+  }
+
+  void check_numbers(std::size_t call, const Operand& first, const Operand& sample) const {
+    const auto check = [&](double number, double other) {
+      if (!same_number(number, other))
+        fail("pare.capture.133", traces.front()->module_at(call),
+             "{} is given a number computed from a size ({} and {}); compute it with tensor ops or fix the sizes",
+             traces.front()->calls[call].op.name(), number, other);
+    };
+    if (const auto* number = first.get<double>()) check(*number, *sample.get<double>());
+    if (const auto* list = first.get<Operand::Doubles>()) {
+      const auto& others = *sample.get<Operand::Doubles>();
+      if (others.size() != list->size()) structure_differs(call);
+      for (std::size_t i = 0; i < list->size(); ++i) check((*list)[i], others[i]);
+    }
   }
 
   void check_constant(std::size_t value) const {

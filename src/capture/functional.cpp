@@ -75,6 +75,11 @@ bool is_allocation(const Op& op) {
   return contains(names, op.base()) && op.name().find("out") == std::string::npos;
 }
 
+bool moves_memory(const Op& op) {
+  static constexpr std::array<std::string_view, 3> names{"aten::set_", "aten::resize_", "aten::resize_as_"};
+  return contains(names, op.base());
+}
+
 bool is_random(const Op& op) {
   static constexpr std::array<std::string_view, 16> modes{"aten::dropout",
                                                           "aten::feature_dropout",
@@ -112,7 +117,6 @@ std::optional<Op> functional_form(const Op& op, std::size_t operands) {
   if (base == "aten::normal_") return Op("aten::normal_functional");
   if (base == "aten::bernoulli_" && overload == "float") return Op("aten::bernoulli.p");
   if (base == "aten::zero_") return Op("aten::zeros_like");
-  if (base == "aten::set_" || base == "aten::resize_" || base == "aten::resize_as_") return std::nullopt;
   if (base.back() == '_') {
     const auto handle = find(base.substr(0, base.size() - 1), overload);
     if (fits(handle)) return Op(*handle);

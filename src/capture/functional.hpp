@@ -12,6 +12,8 @@ PARE_NAMESPACE_BEGIN
 
 /// `aten::empty` and its kin: memory without contents.
 bool is_allocation(const Op& op);
+/// Gives a tensor other memory, or another size, in place.
+bool moves_memory(const Op& op);
 /// Draws from a random generator in its own right (dropout, whose mode decides, is not counted).
 bool is_random(const Op& op);
 /// Returns something computed from a tensor's values (`item`, `equal`), rather than from its shape or type.

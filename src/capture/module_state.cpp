@@ -40,13 +40,13 @@ ModuleState::ModuleState(torch::nn::Module& module) : module_(module) {
   flags_.emplace_back(&module, module.is_training());
   for (auto& child : module.modules(/*include_self=*/false)) flags_.emplace_back(child.get(), child->is_training());
   for (auto& buffer : module.buffers())
-    if (buffer.defined()) saved_.push_back({buffer, buffer.detach().clone()});
+    if (buffer.defined()) saved_.push_back({buffer, buffer.detach(), buffer.detach().clone()});
   buffers_ = saved_.size();
 }
 
 void ModuleState::remember(const at::Tensor& tensor) {
   if (std::ranges::none_of(saved_, [&](const Saved& saved) { return saved.tensor.is_same(tensor); }))
-    saved_.push_back({tensor, tensor.detach().clone()});
+    saved_.push_back({tensor, tensor.detach(), tensor.detach().clone()});
 }
 
 ModuleState::~ModuleState() {
@@ -64,11 +64,13 @@ ModuleState::~ModuleState() {
 void ModuleState::restore() {
   const at::NoGradGuard no_grad;
   for (auto& saved : saved_) {
-    // By content: batch_norm writes its running statistics without touching the version counter.
-    if (at::equal(saved.tensor, saved.copy)) continue;
     std::optional<c10::InferenceMode> inference;
     if (saved.tensor.is_inference()) inference.emplace();  // made in it, written in it
-    saved.tensor.copy_(saved.copy);
+    const bool moved = (saved.tensor.has_storage() && !saved.tensor.is_alias_of(saved.memory)) ||
+                       saved.tensor.sizes() != saved.memory.sizes() || saved.tensor.strides() != saved.memory.strides();
+    if (moved) saved.tensor.set_(saved.memory);
+    // By content: batch_norm writes its running statistics without touching the version counter.
+    if (!at::equal(saved.tensor, saved.copy)) saved.tensor.copy_(saved.copy);
   }
   seed();
 }

@@ -31,6 +31,7 @@ class ModuleState {
  private:
   struct Saved {
     at::Tensor tensor;
+    at::Tensor memory;  // its own sizes and storage, whatever the tensor is resized or set to
     at::Tensor copy;
   };
   torch::nn::Module& module_;

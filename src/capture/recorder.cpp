@@ -45,11 +45,12 @@ std::vector<at::Tensor> results_in(const torch::jit::Stack& stack) {
   return results;
 }
 
-// The argument that an op writes to, or -1.
-int written_argument(const c10::FunctionSchema& schema) {
+// The arguments that an op writes to.
+std::vector<std::size_t> written_arguments(const c10::FunctionSchema& schema) {
+  std::vector<std::size_t> written;
   for (std::size_t i = 0; i < schema.arguments().size(); ++i)
-    if (const auto* alias = schema.arguments()[i].alias_info(); alias && alias->isWrite()) return static_cast<int>(i);
-  return -1;
+    if (const auto* alias = schema.arguments()[i].alias_info(); alias && alias->isWrite()) written.push_back(i);
+  return written;
 }
 
 bool returns_tensors(const c10::FunctionSchema& schema) {
@@ -173,7 +174,8 @@ ValueId Recorder::resolve_unknown(const at::Tensor& tensor) {
   return id;
 }
 
-// The same elements under another TensorImpl; of several, the one computed last, so that runs agree.
+// The same elements under another TensorImpl; of several, the one computed last, so that runs agree. `torch::empty`
+// hands out a twin of the tensor that was allocated.
 Recorder::State* Recorder::find_alias(const at::Tensor& tensor) {
   const auto is_twin = [&](const at::Tensor& known) {
     return shares_storage(known, tensor) && known.sizes() == tensor.sizes() && known.strides() == tensor.strides() &&
@@ -184,6 +186,12 @@ Recorder::State* Recorder::find_alias(const at::Tensor& tensor) {
     if (state.value != kNoValue && is_twin(state.alive) && (!latest || index(latest->value) < index(state.value)))
       latest = &state;
   if (latest) return latest;
+  for (auto& [impl, state] : states_)
+    if (state.uninitialised && state.alive.sizes() == tensor.sizes() && tensor.has_storage() &&
+        tensor.storage().is_alias_of(state.alive.storage())) {
+      resolve(state.alive);
+      return &state;
+    }
   for (const auto& weight : module_tensors_) {
     if (!is_twin(weight)) continue;
     resolve(weight);
@@ -267,7 +275,6 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
     const auto operands = operands_of(stack, count);
     execute(handle, stack, count, operands);
     const auto results = results_in(stack);
-    if (results.size() != 1) fail("pare.capture.110", op.name(), "an allocation that returns no single tensor");
     fill_sentinel(results.front());
     bind(results.front(), kNoValue);
     auto& state = state_of(results.front());
@@ -285,15 +292,17 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   }
   trace_.reads_values |=
       reads_values(op) || handle.hasTag(at::Tag::data_dependent_output) || handle.hasTag(at::Tag::dynamic_output_shape);
-  const int written = written_argument(schema);
-  if (written >= 0) {
-    const auto target = stack[stack.size() - count + static_cast<std::size_t>(written)];
-    if (!target.isTensor())
+  if (const auto written = written_arguments(schema); !written.empty()) {
+    const auto target = stack[stack.size() - count + written[0]];
+    if (written.size() > 1 || !target.isTensor())
       fail("pare.capture.111", here(),
-           "{} writes to a list of tensors; capture cannot follow it: write to one tensor at a time", op.name());
+           "{} writes to several tensors; capture cannot follow it: write to one tensor at a time", op.name());
     before_write(target.toTensor());
+    const auto elements = target.toTensor().numel();
     execute(handle, stack, count, operands);
-    record_write(op, std::move(operands), static_cast<std::size_t>(written), target.toTensor(), arguments);
+    // An `out=` that was empty has taken its result's size, and memory of its own.
+    if (elements == 0 && target.toTensor().numel() > 0) state_of(target.toTensor()).view.clear();
+    record_write(op, std::move(operands), written[0], target.toTensor(), arguments);
   } else if (!returns_tensors(schema)) {
     execute(handle, stack, count, operands);
     record_read(op, std::move(operands), stack);

@@ -56,6 +56,9 @@ at::ScalarType functional_dtype(const Op& functional, const at::Tensor& target,
 
 void Recorder::record_write(const Op& op, std::vector<Operand> operands, std::size_t written, const at::Tensor& target,
                             const std::vector<at::Tensor>& sources) {
+  if (moves_memory(op))
+    fail("pare.capture.112", here(), "{} gives a tensor other memory or another size; make another tensor of it",
+         op.name());
   if (outlives_forward(root_of(target))) {
     // The module's own state (a counter, a running average): the write stays what it is, in its place.
     emit(op, std::move(operands), {target}, true);

@@ -8,6 +8,7 @@
 #include "checkpoint/read_model.hpp"
 #include "checkpoint/recipe.hpp"
 #include "checkpoint/safetensors_format.hpp"
+#include "graph/check_foreign.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/rewriter.hpp"
@@ -100,6 +101,7 @@ std::optional<Graph> under_ids_of(const Model& captured, const Graph& from) {
 }  // namespace
 
 void save_checkpoint(const Model& model, const std::string& path, const CheckpointOptions& options) {
+  check_foreign(model);  // what could not be read back is not written
   checkpoint::Tensors tensors;
   const auto recipe = checkpoint::model_json(model, options.pack, tensors, printable(path));
   checkpoint::write_recipe(path, recipe, tensors, options.metadata);

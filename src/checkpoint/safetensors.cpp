@@ -265,9 +265,9 @@ void save_safetensors(const std::string& path, const std::map<std::string, torch
   std::vector<std::pair<std::string, torch::Tensor>> order;
   for (const auto& [name, tensor] : tensors) {
     if (!tensor.defined() || !checkpoint::name_of_dtype(tensor.scalar_type()) || tensor.layout() != torch::kStrided ||
-        name == "__metadata__" || name.size() > kMaxName) {
-      fail("pare.checkpoint.120", file, "'{}' cannot be written: its name or dtype has no place in the format",
-           printable(name));
+        tensor.is_meta() || name == "__metadata__" || name.size() > kMaxName) {
+      fail("pare.checkpoint.120", file,
+           "'{}' cannot be written: its name, its dtype or where it lies has no place in the format", printable(name));
     }
     order.emplace_back(name, tensor.detach().to(torch::kCPU).contiguous());
   }

@@ -7,6 +7,7 @@
 #include "execute/executor.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/graph.hpp"
+#include "pare/graph/verify.hpp"
 
 PARE_NAMESPACE_BEGIN
 
@@ -111,6 +112,7 @@ std::string execution_backend() {
 }
 
 CompiledModel compile(const Model& model, const CompileOptions& options) {
+  verify(model);
   check(options, model.graph());
   check_numbers(model);
   for (const auto& [path, weight] : model.weights())

@@ -116,6 +116,8 @@ void call_op(const Node& node, const c10::OperatorHandle& op, std::vector<c10::I
     throw;
   } catch (const c10::Error& error) {
     fail("pare.run.105", node.name, "{} failed: {}", node.op.name(), first_line(error.what_without_backtrace()));
+  } catch (const std::exception& error) {  // of the libraries that LibTorch's kernels call
+    fail("pare.run.105", node.name, "{} failed: {}", node.op.name(), first_line(error.what()));
   }
 }
 
@@ -315,6 +317,7 @@ std::vector<at::Tensor> Interpreter::call(const Node& node, std::span<const std:
   } else {
     call_op(node, node.op.handle(), stack);
   }
+  check_guard(node, stack);
   std::vector<at::Tensor> outputs(node.outputs.size());
   unbox_results(node, stack, [&](std::size_t position, at::Tensor tensor) {
     if (position < outputs.size()) outputs[position] = std::move(tensor);

@@ -199,14 +199,17 @@ void Rewriter::replace_uses(ValueId from, ValueId to, const std::vector<NodeId>&
 }
 
 void Rewriter::replace_use(Use use, ValueId from, ValueId to) {
-  auto& graph = edit();
   if (use.node == kNoNode) {
-    graph.outputs_.at(use.operand) = to;
-  } else {
-    graph.nodes_[index(use.node)].operands.at(use.operand).each_value([&](ValueId& value) {
-      if (value == from) value = to;
-    });
+    if (use.operand >= graph().outputs().size())
+      fail("pare.graph.102", "", "the graph has no output number {}", use.operand);
+    edit().outputs_[use.operand] = to;
+    return;
   }
+  auto operand = graph().node(use.node).operand(use.operand);
+  operand.each_value([&](ValueId& value) {
+    if (value == from) value = to;
+  });
+  set_operand(use.node, use.operand, std::move(operand));
 }
 
 void Rewriter::erase(NodeId node) {
@@ -314,7 +317,10 @@ void Rewriter::set_type(ValueId value, TensorType type) {
   edit().values_[index(value)].type = std::move(type);
 }
 
-void Rewriter::limit_dim(std::size_t dim, std::int64_t smallest) { edit().smallest_dims_.at(dim) = smallest; }
+void Rewriter::limit_dim(std::size_t dim, std::int64_t smallest) {
+  if (dim >= graph().dims().size()) fail("pare.graph.103", "", "the graph has no dim number {}", dim);
+  edit().smallest_dims_[dim] = smallest;
+}
 
 void Rewriter::rename(NodeId node, std::string name) {
   static_cast<void>(graph().node(node));

@@ -130,6 +130,7 @@ c10::IValue to_meta(const c10::IValue& value, std::optional<c10::Device>& device
 
 bool shape_only_call(const c10::OperatorHandle& handle, torch::jit::Stack& stack, std::size_t count, bool zeros) {
   const auto base = Op(handle).base();
+  if (handle.schema().is_mutable() && !base.ends_with('_')) return false;  // `out=` takes its result's size and strides
   const at::NoGradGuard no_grad;
   const auto fresh = [&](const at::Tensor& like, c10::Device device) {
     const auto result =

@@ -144,7 +144,9 @@ bool Chooser::has_shapes(const Removal& removal) const {
 
 Pruning Chooser::choose(const PruningSettings& settings) {
   for (;;) {
-    if (candidates_.empty()) fail("pare.prune.106", "", "the model has no channels that could be pruned");
+    if (candidates_.empty())
+      fail("pare.prune.106", "", "the model has no channels that could be pruned ({}: {})",
+           declined_.front().group->name, declined_.front().reason);
     const auto counts = select(candidates_, sizes_, settings);
     Pruning pruning;
     for (std::size_t c = 0; c < candidates_.size(); ++c) {

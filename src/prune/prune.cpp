@@ -92,10 +92,15 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
     if (std::ranges::find(groups.groups(), name, &ChannelGroup::name) == groups.groups().end())
       fail("pare.prune.104", name, "no channel group has this name");
   std::vector<const ChannelGroup*> open;
+  std::string reasons;
+  const auto leave = [&](const ChannelGroup& group, std::string_view why) {
+    reasons += fmt::format("; {}: {}", group.name, why);
+    decline(context, group, why);
+  };
   for (const auto& group : groups.groups()) {
     const bool named = std::ranges::any_of(group.slices, [&](const auto& slice) { return kept.contains(slice.path); });
     if (group.is_frozen() || named) {
-      decline(context, group, group.is_frozen() ? std::string_view(group.frozen) : "it was asked to be kept");
+      leave(group, group.is_frozen() ? std::string_view(group.frozen) : "it was asked to be kept");
     } else {
       open.push_back(&group);
     }
@@ -104,11 +109,11 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   if (settings.commit_to) {
     trial.emplace(original, settings.commit_to);
     for (const auto& [group, why] : commit_limits(original, groups, open, *trial)) {
-      decline(context, *group, why);
+      leave(*group, why);
       std::erase(open, group);
     }
   }
-  if (open.empty()) fail("pare.prune.106", "", "the model has no channels that could be pruned");
+  if (open.empty()) fail("pare.prune.106", "", "the model has no channels that could be pruned{}", reasons);
 
   const auto* batches = calibrated ? &context.calibration() : nullptr;
   Batch inputs;

@@ -20,10 +20,15 @@ struct SparseTraining::Parameter {
   at::Tensor movement;
   unsigned hook = 0;
 
-  at::Tensor see(const at::Tensor& dense) {
-    if (dense.sizes() != mask.sizes())
+  // What `commit` narrows has outgrown its mask.
+  void check_shape() const {
+    if (tensor.sizes() != mask.sizes())
       fail("pare.prune.213", path,
            "its shape changed while its mask was kept; make another SparseTraining for the parameters as they are");
+  }
+
+  at::Tensor see(const at::Tensor& dense) {
+    check_shape();
     const at::NoGradGuard no_grad;
     gradient = dense.detach();
     movement.sub_(tensor.detach() * gradient);
@@ -94,6 +99,7 @@ void SparseTraining::prune(Ratio sparsity) {
 void SparseTraining::prune(Ratio sparsity, const std::map<std::string, at::Tensor>& scores) {
   check_share(sparsity);
   const at::NoGradGuard no_grad;
+  for (const auto& parameter : parameters_) parameter->check_shape();
   std::vector<Parameter*> scored;
   std::vector<at::Tensor> all;
   std::int64_t kept = 0;
@@ -124,10 +130,12 @@ void SparseTraining::prune(Ratio sparsity, const std::map<std::string, at::Tenso
 void SparseTraining::regrow(Ratio share) {
   check_share(share);
   const at::NoGradGuard no_grad;
-  for (const auto& parameter : parameters_)
+  for (const auto& parameter : parameters_) {
+    parameter->check_shape();
     if (!parameter->gradient.defined())
       fail("pare.prune.212", parameter->path,
            "regrowing needs the gradients of a backward pass, and there was none yet");
+  }
   for (const auto& parameter : parameters_) {
     auto& mask = parameter->mask;
     const auto kept = mask.sum().item<std::int64_t>();

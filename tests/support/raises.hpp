@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -18,4 +19,15 @@ bool raises(std::string_view id, Call&& call) {
   }
   UNSCOPED_INFO("did not throw " << id);
   return false;
+}
+
+/// The path of the pare::Error that `call()` throws.
+template <class Call>
+std::string path_raised(Call&& call) {
+  try {
+    std::forward<Call>(call)();
+  } catch (const pare::Error& error) {
+    return error.path();
+  }
+  return "nothing was thrown";
 }

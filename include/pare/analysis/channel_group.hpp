@@ -19,7 +19,7 @@ PARE_NAMESPACE_BEGIN
 /// hidden unit of an LSTM with all its gates. Units of a group take up the same axes. Prints as
 ///
 ///     layer1.0.conv1.weight:0, 16 units
-///       layer1.0.conv1.weight axis 0, 1 of 16 a unit
+///       layer1.0.conv1.weight axis 0, 1 of 16 a unit, output
 ///       layer1.0.bn1.bias     axis 0, 1 of 16 a unit
 ///       ...
 struct ChannelGroup {
@@ -44,11 +44,12 @@ struct ChannelGroup {
     [[nodiscard]] bool is_whole() const;
   };
 
-  std::string name;                    ///< path and axis of the first slice, e.g. `layer1.0.conv1.weight:0`
-  std::vector<std::int64_t> units;     ///< the analysis's names of the units, ascending
-  std::vector<Slice> slices;           ///< producers first, each by path
-  std::vector<std::string> constants;  ///< what in the graph depends on the count: `attention.view size[2] = 12`
-  std::string frozen;                  ///< why the group must stay whole; empty: it can be pruned
+  std::string name;                 ///< path and axis of the first slice, e.g. `layer1.0.conv1.weight:0`
+  std::vector<std::int64_t> units;  ///< the analysis's names of the units, ascending
+  std::vector<Slice> slices;        ///< producers first, each by path
+  std::vector<std::string>
+      constants;       ///< what in the graph depends on the count: `attention.view (aten::view): size = [batch, 12]`
+  std::string frozen;  ///< why the group must stay whole; empty: it can be pruned
 
   [[nodiscard]] std::size_t size() const noexcept { return units.size(); }
   [[nodiscard]] bool is_frozen() const noexcept { return !frozen.empty(); }

@@ -13,9 +13,9 @@ PARE_NAMESPACE_BEGIN
 
 /// Sees every ATen call that a thread makes, above autograd, while it is installed there (`Interception`).
 ///
-/// `call` receives the operator and the dispatcher's stack, exactly as the module's forward made the call: composite
-/// ops
-/// (`conv2d`, `batch_norm`, `linear`) arrive whole. Calls that `call` itself makes are not seen again. The
+/// `call` receives the operator and the dispatcher's stack, as the module's forward made the call: composite ops
+/// (`conv2d`, `batch_norm`, `linear`) arrive whole, but for shorthands (`einsum`, `var`, `movedim`, ...), of which it
+/// sees what they are made of. Calls that `call` itself makes are not seen again, by no interceptor. The
 /// interceptor travels in a slot of LibTorch's own thread state, so several copies of pare in one process (two SDKs)
 /// share one registration and each still sees its own interceptor.
 class Interceptor : public c10::DebugInfoBase {
@@ -25,7 +25,8 @@ class Interceptor : public c10::DebugInfoBase {
   virtual void call(const c10::OperatorHandle& op, torch::jit::Stack& stack) = 0;
 };
 
-/// Installs an interceptor on this thread for a scope. Nests; not movable; other threads see nothing.
+/// Installs an interceptor on this thread for a scope. Nests: the innermost sees the calls. Not movable; other threads
+/// see nothing.
 class Interception {
  public:
   explicit Interception(std::shared_ptr<Interceptor> interceptor);

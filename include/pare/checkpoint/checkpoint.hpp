@@ -27,7 +27,8 @@ PARE_NAMESPACE_BEGIN
 /// The path holds the old file or the new one, whole, whenever the process is stopped.
 ///
 /// @throws Error `pare.checkpoint.120` a weight whose dtype the format has no name for, `.121` the file cannot be
-///         written, `.135` a graph with an operand that has no text (a generator)
+///         written, `.135` a graph with an operand that has no text (a generator), `pare.graph.210` an operator that
+///         reaches beyond its operands' memory (`as_strided`), `.211` a result of another type than the graph says
 void save_checkpoint(const Model& model, const std::string& path, const CheckpointOptions& options = {});
 
 /// Reads what `save_checkpoint` wrote. What is read has been checked: the checksum, the graph, and that every weight

@@ -19,7 +19,7 @@ PARE_NAMESPACE_BEGIN
 /// byte, and are made numbers while they are multiplied: row by row for up to 8 inputs, in tiles for more.
 ///
 /// @throws Error `pare.execute.101` when an option is out of range or for a layer that the model has not, `.105` for a
-///         weight that holds NaN
+///         weight that holds NaN; as `verify`, of a graph that is not well formed
 [[nodiscard]] CompiledModel compile(const Model& model, const CompileOptions& options = {});
 
 /// What `compile()` builds on in this process: `oneDNN 3.2.0`, or `ATen`.

@@ -11,7 +11,8 @@
 PARE_NAMESPACE_BEGIN
 
 /// A weight matters as much as training has moved it away from zero: Sanh et al., "Movement Pruning", 2020. Takes the
-/// scores that `SparseTraining::movement()` gathered; weights without a score come last.
+/// scores that `SparseTraining::movement()` gathered, counted from the smallest of the layer: they compare within a
+/// layer, not across layers. In a layer without scores all weights count alike, as 0.
 struct Movement {
   std::map<std::string, at::Tensor> scores = {};  ///< by the weight's path, in the weight's shape
   at::Tensor operator()(const PrunableWeight& layer) const {

@@ -9,7 +9,7 @@ PARE_NAMESPACE_BEGIN
 /// Chance: what any criterion has to beat.
 struct Random {
   std::uint64_t seed = 0;
-  /// @return importance of each unit, `[units]`; drawn once a group
+  /// @return importance of each unit, `[units]`; drawn for each matrix that the group has a slice of
   at::Tensor operator()(const SliceView& view) const;
 };
 

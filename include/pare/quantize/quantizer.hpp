@@ -43,12 +43,12 @@ struct Quantizer {
   WeightObserver weight_observer = {};       ///< chooses weight scales
   std::vector<std::string> keep_float = {};  ///< layers left float: names, module paths, or patterns with `*` and `?`
   Bits weights = {8};                        ///< 2 to 8; stored in 2, 4 or 8
-  /// Layers whose weights get other bits than `weights`, as in `keep_float`: the first pattern that fits counts. Of
-  /// tied layers one may stand for all.
+  /// Layers whose weights get other bits than `weights`, as in `keep_float`: an exact name counts before patterns, of
+  /// those the first that fits, and before `keep_float` too. Of tied layers one may stand for all.
   std::vector<std::pair<std::string, Bits>> layer_weights = {};
   Bits activations = {8};  ///< 2 to 8
-  /// Layers that read their inputs in other bits than `activations`: the first pattern that fits counts. Values that
-  /// several layers read get the most bits that one of them asks for.
+  /// Layers that read their inputs in other bits than `activations`, found likewise. Values that several layers read
+  /// get the most bits that one of them asks for.
   std::vector<std::pair<std::string, Bits>> layer_activations = {};
   Granularity granularity = PerChannel{};  ///< of weight scales
   bool symmetric_weights = true;           ///< zero point 0; affine ones run packed in groups only

@@ -1,5 +1,7 @@
 #include "execute/onednn/plan_builder.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <string_view>
 
@@ -78,8 +80,10 @@ void PlanBuilder::emit(const ProgramStep& step) {
       case StepKind::View:
         return emit_view(step);
       case StepKind::Convolution:
+        check_window(step);
         return emit_convolution(step);
       case StepKind::Deconvolution:
+        check_window(step);
         return emit_deconvolution(step);
       case StepKind::Linear:
         return emit_linear(step);
@@ -96,6 +100,7 @@ void PlanBuilder::emit(const ProgramStep& step) {
       case StepKind::Eltwise:
         return emit_eltwise(step);
       case StepKind::Pooling:
+        check_window(step);
         return emit_pooling(step);
       case StepKind::SpatialMean:
         return emit_mean(step);
@@ -114,6 +119,14 @@ void PlanBuilder::emit(const ProgramStep& step) {
     fail("pare.execute.104", graph_.node(step.node).name, "oneDNN refuses {} at these sizes: {}",
          graph_.node(step.node).op.name(), error.what());
   }
+}
+
+// oneDNN makes nothing of windows that do not fit, and does not say so.
+void PlanBuilder::check_window(const ProgramStep& step) const {
+  const auto result = sizes(step.outputs[0]);
+  if (std::any_of(result.begin() + 2, result.end(), [](std::int64_t size) { return size < 1; }))
+    fail("pare.execute.104", graph_.node(step.node).name, "windows of {} do not fit into [{}]",
+         graph_.node(step.node).op.name(), fmt::join(sizes(step.inputs[0]), ", "));
 }
 
 void PlanBuilder::call(const dnnl::primitive& primitive, const dnnl::primitive_desc_base& description,

@@ -104,6 +104,7 @@ class PlanBuilder {
                                                     const dnnl::convolution_forward::primitive_desc& first,
                                                     const Describe& describe, const Epilogue& behind);
   void emit(const ProgramStep& step);
+  void check_window(const ProgramStep& step) const;
   void emit_convolution(const ProgramStep& step);
   void emit_deconvolution(const ProgramStep& step);
   void emit_linear(const ProgramStep& step);

@@ -45,6 +45,7 @@ const at::Tensor* PlanBuilder::read_constant(ValueId root) {
 // Runs a step now if what it reads is known. One that fails is left to fail when it is called.
 bool PlanBuilder::fold(const ProgramStep& step) {
   const auto& node = graph_.node(step.node);
+  if (!node.guard.isNone()) return false;  // checked on every run
   const auto is_known = [&](ValueId value) { return value == kNoValue || constant(value) != nullptr; };
   const bool known = std::ranges::all_of(step.inputs, is_known) && is_known(step.residual) &&
                      std::ranges::all_of(step.post, is_known, &PostOp::other);
