@@ -285,7 +285,7 @@ void Recorder::call(const c10::OperatorHandle& handle, torch::jit::Stack& stack)
   }
 
   auto operands = operands_of(stack, count);
-  if (op.base() == "aten::equal" && operands[0].value() == operands[1].value()) {
+  if (op.base() == "aten::equal" && trace_.same_value(operands[0].value(), operands[1].value())) {
     torch::jit::drop(stack, count);
     stack.emplace_back(true);  // a tensor equals itself, whatever its values
     return;

@@ -90,7 +90,8 @@ ValueId Recorder::functional_write(const Op& op, std::vector<Operand>& operands,
   const auto functional = functional_form(op, operands.size());
   if (!functional)
     fail("pare.capture.112", here(), "{} writes in place and has no pure form; use the out-of-place op", op.name());
-  operands.resize(std::min(operands.size(), functional->schema().arguments().size()));
+  operands.resize(op.base() == "aten::zero_" ? functional->schema().arguments().size()
+                                             : std::min(operands.size(), functional->schema().arguments().size()));
   const auto dtype = functional_dtype(*functional, target, sources);
   const auto like = dtype == target.scalar_type()
                         ? target

@@ -46,11 +46,18 @@ std::vector<VaryingDim> default_dims(const std::vector<at::Tensor>& example) {
   return dims;
 }
 
+// Two sizes that a network which halves again and again takes alike are a power of two apart that both have.
+std::int64_t common_step(std::int64_t size) {
+  std::int64_t step = 32;
+  while (step > 1 && (size % step != 0 || size - step < 4)) step /= 2;
+  return step;
+}
+
 SampledDim sampled(const VaryingDim& dim, std::int64_t size, bool is_batch) {
   // 2 and 3 for a batch: 1 would broadcast where the module does not mean it to.
   if (is_batch && dim.other_size == 0) return {dim.name, 2, 3};
   std::int64_t other = dim.other_size;
-  if (other == 0) other = size > 32 && size % 32 == 0 ? size - 32 : size > 3 ? size - 1 : size + 1;
+  if (other == 0) other = size > 3 ? size - common_step(size) : size + 1;
   return {dim.name, std::min(size, other), std::max(size, other)};
 }
 

@@ -37,6 +37,8 @@ struct Trace {
   bool reads_values = false;  ///< values of tensors may have decided which calls were made, or their shapes
   std::vector<ValueId> outputs;
 
+  /// Whether two values are one, or the same calls of the same values: `x.transpose(0, 1)` written twice.
+  [[nodiscard]] bool same_value(ValueId a, ValueId b) const;
   /// Nearest module path at or before a call, for messages: the owner of the last weight read.
   [[nodiscard]] std::string module_at(std::size_t call) const;
   /// The owner of the first weight among these operands; empty where there is none.

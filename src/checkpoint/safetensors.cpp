@@ -269,7 +269,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, torch
       fail("pare.checkpoint.120", file,
            "'{}' cannot be written: its name, its dtype or where it lies has no place in the format", printable(name));
     }
-    order.emplace_back(name, tensor.detach().to(torch::kCPU).contiguous());
+    order.emplace_back(name, tensor.detach().to(torch::kCPU).contiguous().resolve_conj().resolve_neg());
   }
   std::stable_sort(order.begin(), order.end(),
                    [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });

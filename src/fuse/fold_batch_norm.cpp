@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <optional>
+#include <string>
 
 #include "pare/graph/weight_axis.hpp"
 #include "pare/numerics/batch_norm_folding.hpp"
@@ -51,9 +53,9 @@ void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
 
   const auto anchor = graph.node(region.anchor);
   rewriter.set_weight(path, folded);
-  const auto value = rewriter.add_weight(
-      region.bias == kNoValue || region.bias_add != kNoNode ? norm.name + ".folded_bias" : anchor.name + ".folded_bias",
-      bias, true);
+  auto name = (region.bias == kNoValue || region.bias_add != kNoNode ? norm.name : anchor.name) + ".folded_bias";
+  while (model.weights().contains(name)) name += "_";  // of a batch norm that was folded before
+  const auto value = rewriter.add_weight(name, bias, true);
   rewriter.replace_uses(norm.output(), norm.input(0));
   if (region.bias_add != kNoNode) {
     const auto add = graph.node(region.bias_add);
@@ -69,21 +71,32 @@ void fold(Model& model, Rewriter& rewriter, const FusedRegion& region) {
   }
 }
 
+// Folds what can be, again while the next batch norm has come to stand behind a layer. @return whether any was
+bool fold_all(Model& model, Context& context) {
+  for (bool changed = false;; changed = true) {
+    const auto regions = match_regions(model.graph());
+    const auto foldable = [&](const FusedRegion& region) {
+      return region.batch_norm != kNoNode && obstacle(model.graph(), region) == nullptr;
+    };
+    if (std::ranges::none_of(regions, foldable)) {
+      for (const auto& region : regions)
+        if (region.batch_norm != kNoNode) context.report().declined(region.batch_norm, obstacle(model.graph(), region));
+      return changed;
+    }
+    for (const auto& region : regions) {
+      if (!foldable(region)) continue;
+      fold(model, context.rewriter(), region);
+      context.report().done(region.batch_norm, "folded into " + model.graph().node(region.anchor).name);
+    }
+    context.rewriter().eliminate_dead();
+  }
+}
+
 }  // namespace
 
 Preserved FoldBatchNorm::run(Model& model, Context& context) {
   const at::NoGradGuard no_grad;
-  bool changed = false;
-  for (const auto& region : match_regions(model.graph())) {
-    if (region.batch_norm == kNoNode) continue;
-    if (const auto* reason = obstacle(model.graph(), region)) {
-      context.report().declined(region.batch_norm, reason);
-      continue;
-    }
-    fold(model, context.rewriter(), region);
-    context.report().done(region.batch_norm, "folded into " + model.graph().node(region.anchor).name);
-    changed = true;
-  }
+  const bool changed = fold_all(model, context);
   for (const auto id : model.graph().nodes(op("aten::batch_norm"))) {
     if (model.graph().uses(model.graph().node(id).output()).empty()) continue;
     bool reported = false;
@@ -91,9 +104,7 @@ Preserved FoldBatchNorm::run(Model& model, Context& context) {
       reported = reported || row.pass == context.pass();
     if (!reported) context.report().declined(id, "no layer in front of it that it could be folded into");
   }
-  if (!changed) return Preserved::all();
-  context.rewriter().eliminate_dead();
-  return Preserved::none();
+  return changed ? Preserved::none() : Preserved::all();
 }
 
 PARE_NAMESPACE_END

@@ -11,7 +11,8 @@
 PARE_NAMESPACE_BEGIN
 
 QParams choose_qparams(Range range, const IntegerGrid& grid) {
-  if (!std::isfinite(range.low) || !std::isfinite(range.high) || range.low > range.high)
+  constexpr auto kLargest = static_cast<double>(std::numeric_limits<float>::max());
+  if (!(range.low >= -kLargest && range.high <= kLargest && range.low <= range.high))
     fail("pare.numerics.102", "", "cannot quantize the range [{}, {}]", range.low, range.high);
   const double low = std::min(range.low, 0.0);
   const double high = std::max(range.high, 0.0);
@@ -57,6 +58,7 @@ at::Tensor fake_quantize(const at::Tensor& rows, const RowQParams& qparams, cons
 
 Range finite_extrema(const at::Tensor& values) {
   if (values.numel() == 0) return {};
+  if (values.is_complex()) fail("pare.numerics.101", "", "complex numbers have no range to quantize");
   const auto [low, high] = at::aminmax(values.detach());
   const Range range{low.item<double>(), high.item<double>()};
   if (!std::isfinite(range.low) || !std::isfinite(range.high))

@@ -115,6 +115,7 @@ void Histogram::cover(Range range) {
 
 void Histogram::observe(const at::Tensor& values) {
   if (values.numel() == 0) return;
+  if (values.is_complex()) fail("pare.numerics.101", "", "complex numbers have no range to quantize");
   // Bins for the numbers as they are counted: float32 may round one up to the next bin, or to infinity.
   const auto floats = values.detach().to(at::kCPU, at::kFloat).contiguous();
   cover(finite_extrema(floats));

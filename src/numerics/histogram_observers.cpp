@@ -57,7 +57,8 @@ class Best {
   Range range_;
 };
 
-// Sum of p log(p / q) for saturating at `range`.
+// Sum of p log(p / q) for saturating at `range`. What saturates is heaped on p's ends and missing in q: were q scaled
+// up to 1, a range that nothing but a single bin lies in would seem to lose nothing.
 double divergence(const std::vector<Histogram::Bin>& bins, Range range, const IntegerGrid& grid) {
   const auto qparams = choose_qparams(range, grid);
   const auto levels = static_cast<std::size_t>(grid.steps() + 1);
@@ -79,12 +80,10 @@ double divergence(const std::vector<Histogram::Bin>& bins, Range range, const In
     }
   }
   if (inside.empty()) return std::numeric_limits<double>::infinity();
-  const double kept = total - below - above;
   inside.front().second += below;
   inside.back().second += above;
   double sum = 0.0;
-  for (const auto& [level, count] : inside)
-    sum += count / total * std::log(count / total / (mass[level] / members[level] / kept));
+  for (const auto& [level, count] : inside) sum += count / total * std::log(count / (mass[level] / members[level]));
   return sum;
 }
 
@@ -128,15 +127,19 @@ Range Percentile::range(const IntegerGrid&) const {
     bins.insert(at, {0.0, static_cast<double>(histogram_.zeros())});
   }
   const double tail = static_cast<double>(histogram_.total()) * (1.0 - percent_ / 100.0);
-  const auto end_of = [&](auto first, auto last, double end) {
+  // The outer edge of the bin that the quantile lies in: no more saturates than was asked for.
+  const auto edge = [&, width = histogram_.width()](const Histogram::Bin& bin, int side) {
+    return bin.mean == 0.0 ? 0.0 : (std::floor(bin.mean / width) + side) * width;
+  };
+  const auto end_of = [&](auto first, auto last, int side) {
     double passed = 0.0;
     for (auto bin = first; bin != last; ++bin) {
       passed += bin->count;
-      if (passed > tail) return passed - bin->count == 0.0 ? end : bin->mean;
+      if (passed > tail) return std::clamp(edge(*bin, side), seen.low, seen.high);
     }
-    return end;
+    return side == 0 ? seen.low : seen.high;
   };
-  return {end_of(bins.begin(), bins.end(), seen.low), end_of(bins.rbegin(), bins.rend(), seen.high)};
+  return {end_of(bins.begin(), bins.end(), 0), end_of(bins.rbegin(), bins.rend(), 1)};
 }
 
 Range Entropy::range(const IntegerGrid& grid) const {

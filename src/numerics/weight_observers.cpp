@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/round_to_even.hpp"
+#include "pare/core/error.hpp"
 #include "pare/numerics/weight_observer.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -38,6 +39,9 @@ RowQParams WeightMinMax::operator()(const at::Tensor& rows, const IntegerGrid& g
 }
 
 RowQParams WeightMSE::operator()(const at::Tensor& rows, const IntegerGrid& grid) const {
+  if (candidates < 1 || !(smallest > 0.0 && smallest <= 1.0))
+    fail("pare.numerics.104", "", "{} candidates down to {} of the range: at least 1, and above 0 up to 1", candidates,
+         smallest);
   auto result = WeightMinMax{}(rows, grid);
   const auto floats = rows.detach().to(at::kCPU, at::kFloat).contiguous();
   const auto columns = floats.size(1);

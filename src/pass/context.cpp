@@ -1,11 +1,39 @@
 #include "pare/pass/context.hpp"
 
+#include <algorithm>
+#include <vector>
+
 #include "core/seconds_since.hpp"
 #include "pare/core/error.hpp"
+#include "pare/graph/text.hpp"
 #include "pare/graph/verify.hpp"
 #include "pare/pass/pass_manager.hpp"
 
 PARE_NAMESPACE_BEGIN
+
+namespace {
+
+// What feeds a node, whatever the order of its arguments.
+std::vector<ValueId> operand_values(const Node& node) {
+  std::vector<ValueId> values;
+  for (const auto& operand : node.operands) operand.each_value([&](ValueId value) { values.push_back(value); });
+  std::ranges::sort(values);
+  return values;
+}
+
+bool same_structure(const Graph& before, const Graph& after) {
+  if (before.nodes() != after.nodes() || before.inputs() != after.inputs() || before.outputs() != after.outputs())
+    return false;
+  const auto same_type = [&](ValueId value) { return before.value(value).type == after.value(value).type; };
+  return std::ranges::all_of(before.nodes(), [&](NodeId id) {
+    const auto& node = before.node(id);
+    const auto values = operand_values(node);
+    return values == operand_values(after.node(id)) && node.outputs == after.node(id).outputs &&
+           std::ranges::all_of(values, same_type) && std::ranges::all_of(node.outputs, same_type);
+  });
+}
+
+}  // namespace
 
 Context::Context(Model& model, ContextOptions options)
     : options_(std::move(options)), rewriter_(model), reporter_(report_, model), analyses_(model) {}
@@ -39,9 +67,14 @@ Preserved Context::run_checked(const AnyPass& pass, Transaction& transaction) {
          pass.name());
   if (preserved.is_all() && (transaction.graph_changed() || transaction.weights_changed()))
     fail("pare.pass.104", pass.name(), "returned Preserved::all() and edited the model");
-  if (transaction.graph_changed() && (preserved.aspects() & Aspect::Ops) == Aspect::Ops && !preserved.is_all() &&
-      model.graph().nodes() != transaction.before().graph().nodes())
-    fail("pare.pass.104", pass.name(), "returned Preserved::graph() and added or removed nodes");
+  const auto claims = [&](Aspect aspect) { return (preserved.aspects() & aspect) == aspect && !preserved.is_all(); };
+  if (const auto& before = transaction.before().graph(); transaction.graph_changed()) {
+    if (claims(Aspect::Structure) && !same_structure(before, model.graph()))
+      fail("pare.pass.104", pass.name(),
+           "returned Preserved::topology() or graph() and changed nodes, wiring or shapes");
+    if (claims(Aspect::Ops) && print(before) != print(model.graph()))
+      fail("pare.pass.104", pass.name(), "returned Preserved::graph() and changed operators or their constants");
+  }
   try {
     verify(model);
   } catch (const Error& error) {

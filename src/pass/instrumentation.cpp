@@ -39,11 +39,15 @@ std::string Timing::text() const {
 }
 
 Instrument log_passes(Log log) {
-  return {
-      .before = [log](const PassEvent& event) { log.debug("{}: starts", event.pass); },
-      .after = [log](const PassEvent& event) { log.info("{}: done in {:.3f} s", event.pass, event.seconds); },
-      .failed = [log](const PassEvent& event,
-                      const std::exception& error) { log.warning("{}: rolled back: {}", event.pass, error.what()); }};
+  return {.before = [log](const PassEvent& event) { log.debug("{}: starts", event.pass); },
+          .after = [log](const PassEvent& event) { log.info("{}: done in {:.3f} s", event.pass, event.seconds); },
+          .failed =
+              [log](const PassEvent& event, const std::exception& error) {
+                try {
+                  log.warning("{}: rolled back: {}", event.pass, error.what());
+                } catch (const std::exception&) {  // a sink that throws hides no error that is on its way
+                }
+              }};
 }
 
 Instrument show_passes(const Progress& progress, std::size_t total) {

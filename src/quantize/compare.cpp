@@ -49,6 +49,22 @@ std::unordered_map<std::size_t, std::string> layer_names(const Graph& graph) {
   return names;
 }
 
+// A batch norm that the other model has not is part of the layer in front of it there: its result has that layer's
+// name.
+void merge_norms(const Graph& graph, std::unordered_map<std::size_t, std::string>& names,
+                 const std::unordered_map<std::size_t, std::string>& others) {
+  const auto known = [&](const std::string& name) {
+    return std::ranges::any_of(others, [&](const auto& entry) { return entry.second == name; });
+  };
+  for (const auto id : graph.nodes(op("aten::batch_norm"))) {
+    const auto& node = graph.node(id);
+    const auto layer = names.find(index(node.input(0)));
+    if (known(node.name) || layer == names.end() || !known(layer->second)) continue;
+    names[index(node.output())] = layer->second;
+    names.erase(index(node.input(0)));
+  }
+}
+
 std::map<std::string, at::Tensor> results(const std::unordered_map<std::size_t, std::string>& names, const Runner& run,
                                           const Batch& batch, std::vector<at::Tensor>& outputs) {
   std::map<std::string, at::Tensor> tensors;
@@ -64,7 +80,9 @@ std::map<std::string, at::Tensor> results(const std::unordered_map<std::size_t, 
 std::vector<LayerDifference> compare(const Model& reference, const Model& values, const Runner& run,
                                      const Batches& batches) {
   const at::NoGradGuard no_grad;
-  const auto names = layer_names(reference.graph()), other_names = layer_names(values.graph());
+  auto names = layer_names(reference.graph()), other_names = layer_names(values.graph());
+  merge_norms(reference.graph(), names, other_names);
+  merge_norms(values.graph(), other_names, names);
   const Runner run_reference = [&](const std::vector<at::Tensor>& inputs, const Tap& tap) {
     return reference.run(inputs, tap);
   };

@@ -48,15 +48,24 @@ void write_back(Model& model, Rewriter& rewriter, const FusedRegion& region, con
                       blocks.reshape(sizes).transpose(0, axis).contiguous().to(old.scalar_type()));
 }
 
+// Whether a padding leaves the channels where they are: in front of so many dimensions, which it lists last first.
+bool keeps_channels(const Node& node, std::size_t spatial) {
+  const auto pads = node.operand("pad").integers();
+  return pads && std::all_of(pads->begin() + static_cast<std::ptrdiff_t>(std::min(2 * spatial, pads->size())),
+                             pads->end(), [](std::int64_t pad) { return pad == 0; });
+}
+
 // The only region that reads a region's output, through nothing but zero padding and dropout.
-const FusedRegion* sole_reader(const Graph& graph, const std::vector<FusedRegion>& regions, ValueId value) {
+const FusedRegion* sole_reader(const Graph& graph, const std::vector<FusedRegion>& regions, const FusedRegion& first) {
+  const auto spatial = graph.value(first.weight).type.rank() - 2;
+  auto value = first.output;
   for (;;) {
     const auto& uses = graph.uses(value);
     if (uses.size() != 1 || uses[0].node == kNoNode) return nullptr;
     const auto& user = graph.node(uses[0].node);
-    const bool transparent =
-        user.is("aten::dropout") || user.is("aten::contiguous") ||
-        ((user.is("aten::constant_pad_nd") || user.is("aten::pad")) && passes_integers(graph, user.id));
+    const bool transparent = user.is("aten::dropout") || user.is("aten::contiguous") ||
+                             ((user.is("aten::constant_pad_nd") || user.is("aten::pad")) &&
+                              passes_integers(graph, user.id) && keeps_channels(user, spatial));
     if (!transparent) {
       const auto found = std::ranges::find(regions, user.id, &FusedRegion::anchor);
       return found != regions.end() && found->inputs.size() == 1 && found->inputs[0] == value ? &*found : nullptr;
@@ -85,12 +94,21 @@ const char* obstacle(const Graph& graph, const FusedRegion& first, const FusedRe
   return nullptr;
 }
 
+// Scales that leave every bias within the largest there is, at the scale that most channels have: a channel whose
+// weights are next to nothing (a batch norm without gain, folded) would otherwise stretch the range of them all.
+at::Tensor bounded(const at::Tensor& scale, const at::Tensor& bias) {
+  const auto size = bias.abs();
+  const auto largest = size.max().item<double>();
+  return largest > 0 ? at::maximum(scale, scale.median() * size / largest) : scale;
+}
+
 // One step for one pair. @return the largest |log s|
 double equalize(Model& model, Rewriter& rewriter, const Pair& pair) {
   const auto first = blocks(model, *pair.first), second = blocks(model, *pair.second);
   const auto r1 = output_ranges(first), r2 = input_ranges(second);
   const auto live = (r1 > 0).logical_and(r2 > 0);
-  const auto scale = at::where(live, (r1 / r2.clamp_min(1e-300)).sqrt(), at::ones_like(r1));
+  auto scale = at::where(live, (r1 / r2.clamp_min(1e-300)).sqrt(), at::ones_like(r1));
+  if (pair.first->bias != kNoValue) scale = bounded(scale, model.weight(pair.first->bias).detach().to(at::kDouble));
   const auto settled = scale.log().abs().max().item<double>();
   const auto shape_first = std::vector<std::int64_t>{first.size(0), first.size(1), 1, 1};
   const auto shape_second = std::vector<std::int64_t>{second.size(0), 1, second.size(2), 1};
@@ -112,7 +130,7 @@ Preserved CrossLayerEqualization::run(Model& model, Context& context) {
   std::vector<Pair> pairs;
   for (const auto& region : regions) {
     if (!is_weighted(region)) continue;
-    const auto* second = sole_reader(model.graph(), regions, region.output);
+    const auto* second = region.weight == kNoValue ? nullptr : sole_reader(model.graph(), regions, region);
     if (const auto* reason = obstacle(model.graph(), region, second)) {
       context.report().declined(region.anchor, reason);
       continue;

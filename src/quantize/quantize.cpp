@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "biases.hpp"
 #include "calibration.hpp"
@@ -56,7 +57,8 @@ std::string activation_text(const Sites& sites, const Calibration& calibration, 
   if (site == sites.site_of.end()) return "output float";
   const auto& qparams = calibration.sites[site->second];
   return fmt::format("output {}{} in [{:.4g}, {:.4g}]", qparams.quant_min < 0 ? "s" : "u",
-                     qparams.quant_max - qparams.quant_min > 128 ? 8 : 4, qparams.low(), qparams.high());
+                     std::bit_width(static_cast<std::uint64_t>(qparams.quant_max - qparams.quant_min)), qparams.low(),
+                     qparams.high());
 }
 
 // A row for each layer: what became of its weights, and of its output.

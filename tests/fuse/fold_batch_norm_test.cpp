@@ -165,3 +165,21 @@ TEST_CASE("attention of one query for all is left as it is", "[fuse]") {
   REQUIRE(written.report.rows().size() == 1);
   CHECK(written.report.rows()[0].decision == pare::Decision::Declined);
 }
+
+TEST_CASE("batch norms behind each other fold one after the other, and folding again changes nothing", "[fuse]") {
+  torch::manual_seed(9);
+  const torch::NoGradGuard no_grad;
+  for (const bool bias : {true, false}) {
+    torch::nn::Sequential net(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).bias(bias)),
+                              trained(torch::nn::BatchNorm2d(8)), trained(torch::nn::BatchNorm2d(8)),
+                              torch::nn::ReLU());
+    net->eval();
+    const auto x = torch::randn({4, 3, 9, 9});
+    const auto folded = pare::apply(pare::FoldBatchNorm{}, pare::capture(*net, x));
+    CHECK(count(folded.model, "aten::batch_norm") == 0);
+    CHECK(folded.report.count(pare::Decision::Done) == 2);
+    CHECK(torch::allclose(folded.model(x), net->forward(x), 1e-4, 1e-4));
+    const auto again = pare::apply(pare::FoldBatchNorm{}, folded.model);
+    CHECK(again.report.count(pare::Decision::Done) == 0);
+  }
+}

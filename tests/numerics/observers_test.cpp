@@ -10,6 +10,7 @@
 #include "pare/numerics/moving_average.hpp"
 #include "pare/numerics/observer.hpp"
 #include "pare/numerics/percentile.hpp"
+#include "pare/numerics/weight_observer.hpp"
 #include "tests/support/catch.hpp"
 
 namespace {
@@ -172,4 +173,38 @@ TEST_CASE("quantities read as they are written", "[core]") {
   static_assert((8_bits).count == 8 && (30_pct).fraction == 0.3 && (2_MiB).count == 2097152);
   static_assert(pare::IntegerGrid::signed_symmetric(4_bits).min == -7);
   CHECK((12.5_pct).fraction == 0.125);
+}
+
+TEST_CASE("quantiles saturate no more than was asked for, whatever the bins", "[numerics]") {
+  torch::manual_seed(11);
+  const auto values = torch::randn({100000});
+  for (const double outlier : {1e2, 1e4}) {
+    pare::Percentile percentile{99.9};
+    percentile.observe(torch::cat({values, torch::full({1}, outlier)}));
+    const auto range = percentile.range(kUnsigned);
+    CHECK(values.lt(range.low).sum().item<int64_t>() <= 101);
+    CHECK(values.gt(range.high).sum().item<int64_t>() <= 101);
+    CHECK(range.high < outlier / 2);
+  }
+}
+
+TEST_CASE("entropy keeps what lies away from zero", "[numerics]") {
+  torch::manual_seed(12);
+  for (const double centre : {5.0, 6.0, 8.0, 10.0}) {
+    const auto values = torch::randn({200000}) + centre;
+    const auto range = observed<pare::Entropy>({values}).range(kUnsigned);
+    CHECK(range.high > centre + 2);
+    CHECK(mean_error(values, range, kUnsigned) < 0.01);
+  }
+}
+
+TEST_CASE("numbers and options that observers cannot take", "[numerics]") {
+  const auto complex = torch::ones({4}, torch::kComplexFloat);
+  CHECK(refused("pare.numerics.101", [&] { pare::MinMax{}.observe(complex); }));
+  CHECK(refused("pare.numerics.101", [&] { pare::HistogramMSE{}.observe(complex); }));
+  CHECK(refused("pare.numerics.102", [&] { (void)pare::choose_qparams({0, 1e300}, kUnsigned); }));
+  const auto rows = torch::randn({2, 8});
+  CHECK(refused("pare.numerics.104", [&] { (void)pare::WeightMSE{.candidates = 0}(rows, kSigned); }));
+  for (const double smallest : {0.0, -1.0, 1.5})
+    CHECK(refused("pare.numerics.104", [&] { (void)pare::WeightMSE{.smallest = smallest}(rows, kSigned); }));
 }

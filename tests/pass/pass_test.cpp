@@ -267,6 +267,49 @@ TEST_CASE("analyses are cached, and dropped with what they depend on", "[pass]")
   CHECK(context.analysis<NodeCount>().nodes == 3);  // still usable after that
 }
 
+TEST_CASE("what a pass says it preserved is checked", "[pass]") {
+  struct Edits {
+    std::function<void(pare::Rewriter&, pare::Model&)> edit;
+    pare::Preserved preserved;
+    pare::Preserved run(pare::Model& model, pare::Context& context) {
+      edit(context.rewriter(), model);
+      return preserved;
+    }
+  };
+  const auto relu = [](const pare::Model& model) { return model.graph().nodes(pare::op("aten::relu")).front(); };
+  const std::vector<Edits> wrong{
+      {[&](auto& rewriter, auto& model) { rewriter.replace(relu(model), "aten::relu6"); }, pare::Preserved::graph()},
+      {[&](auto& rewriter, auto& model) {
+         const auto first = model.graph().node(relu(model));
+         const auto added = rewriter.insert_after(first.id, "aten::tanh", {first.output()});
+         rewriter.replace_uses(first.output(), model.graph().node(added).output(), {added});
+       },
+       pare::Preserved::topology()},
+      {[&](auto& rewriter, auto&) {
+         rewriter.set_weight("fc.weight", torch::randn({5, 3}));
+       },
+       pare::Preserved::graph()},
+  };
+  for (const auto& pass : wrong) {
+    auto model = two_relus();
+    const State before(model);
+    CHECK_THROWS_AS(pare::Context(model).run(pass, model), pare::Error);
+    CHECK(State(model) == before);
+  }
+  auto model = two_relus();
+  CHECK_NOTHROW(pare::Context(model).run(ReluToRelu6{}, model));
+}
+
+TEST_CASE("a sink that throws while a failure is logged hides nothing", "[pass]") {
+  auto model = two_relus();
+  const pare::Log log([](pare::Severity severity, std::string_view) {
+    if (severity == pare::Severity::Warning) throw std::runtime_error("the disk is full");
+  });
+  pare::Context context(model, {.instruments = {pare::log_passes(log)}});
+  const HalfWay fails{[](auto&, auto&) { pare::fail("pare.test.2", "", "on purpose"); }};
+  CHECK(raises("pare.test.2", [&] { context.run(fails, model); }));
+}
+
 TEST_CASE("what two passes preserve together", "[pass]") {
   using pare::Preserved;
   const auto survives = [](const Preserved& preserved) {

@@ -1,8 +1,12 @@
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "pare/capture/capture.hpp"
+#include "pare/fuse/fold_batch_norm.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
+#include "pare/quantize/compare.hpp"
 #include "pare/quantize/cross_layer_equalization.hpp"
 #include "pare/quantize/quantizer.hpp"
 #include "pare/quantize/smooth_quant.hpp"
@@ -178,4 +182,84 @@ TEST_CASE("smoothing leaves dropout between an activation and its readers", "[qu
   CHECK(graph.node(uses.front().node).name.ends_with(".smooth"));
   smooth.model.train();
   CHECK_FALSE(torch::equal(smooth.model(x), smooth.model(x)));
+}
+
+TEST_CASE("equalization declines channels that a padding moves", "[quantize]") {
+  torch::manual_seed(3);
+  const torch::NoGradGuard no_grad;
+  struct Shift : nn::Module {
+    Shift() {
+      a = register_module("a", nn::Conv2d(nn::Conv2dOptions(4, 8, 3)));
+      b = register_module("b", nn::Conv2d(nn::Conv2dOptions(8, 4, 3)));
+      eval();
+    }
+    torch::Tensor forward(const torch::Tensor& x) {
+      const auto pads = moved ? std::vector<int64_t>{0, 0, 0, 0, 1, -1} : std::vector<int64_t>{1, 1, 0, 2};
+      return b(torch::constant_pad_nd(torch::relu(a(x)), pads));
+    }
+    bool moved = true;
+    nn::Conv2d a{nullptr}, b{nullptr};
+  } net;
+  net.a->weight.mul_(torch::logspace(-2, 2, 8).reshape({8, 1, 1, 1}));
+  const auto x = torch::randn({2, 4, 9, 9});
+  for (const bool moved : {true, false}) {
+    net.moved = moved;
+    const auto even = pare::apply(pare::CrossLayerEqualization{}, pare::capture(net, x));
+    CHECK(even.report.count(pare::Decision::Done) == (moved ? 0 : 1));
+    CHECK(torch::allclose(even.model(x), net.forward(x), 1e-4, 1e-4));
+  }
+}
+
+TEST_CASE("equalization lets no bias outgrow the others", "[quantize]") {
+  torch::manual_seed(4);
+  const torch::NoGradGuard no_grad;
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), nn::ReLU(), nn::Conv2d(nn::Conv2dOptions(8, 4, 3)));
+  net->eval();
+  auto first = net->ptr<nn::Conv2dImpl>(0);
+  first->weight[3].mul_(1e-10);  // what folding leaves of a batch norm without gain
+  first->bias[3].fill_(0.5);
+  const auto x = torch::randn({4, 3, 9, 9});
+  const auto even = pare::apply(pare::CrossLayerEqualization{}, pare::capture(*net, x)).model;
+  CHECK(even.weight("0.bias").abs().max().item<double>() < 5.0);
+  const auto int8 = pare::apply(pare::Quantizer{}, even, {.calibration = pare::Batches{x}}).model;
+  CHECK(pare::sqnr_db(net->forward(x), int8(x)) > 30.0);
+}
+
+TEST_CASE("layers that a batch norm was folded into are compared behind it", "[quantize]") {
+  torch::manual_seed(5);
+  const torch::NoGradGuard no_grad;
+  nn::BatchNorm2d one(8), two(8);
+  for (auto* norm : {&one, &two})
+    (*norm)->running_mean.normal_(), (*norm)->running_var.uniform_(0.1, 2), (*norm)->bias.normal_();
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(3, 8, 3)), one, two, nn::ReLU(),
+                     nn::Conv2d(nn::Conv2dOptions(8, 4, 3)));
+  net->eval();
+  const auto x = torch::randn({4, 3, 9, 9});
+  const auto model = pare::capture(*net, x);
+  const auto folded = pare::apply(pare::FoldBatchNorm{}, model).model;
+  const auto rows = pare::compare(model, folded, pare::Batches{x});
+  CHECK(std::ranges::any_of(rows, [](const auto& row) { return row.layer == "0"; }));
+  for (const auto& row : rows) {
+    INFO(row.layer);
+    CHECK(row.sqnr_db > 100.0);
+  }
+}
+
+TEST_CASE("attention whose inputs are the same view, written three times, is quantized", "[quantize]") {
+  torch::manual_seed(6);
+  const torch::NoGradGuard no_grad;
+  struct Attention : nn::Module {
+    Attention() {
+      attention = register_module("attention", nn::MultiheadAttention(32, 4));
+      eval();
+    }
+    torch::Tensor forward(const torch::Tensor& x) {
+      const auto result = attention(x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1));
+      return std::get<0>(result).transpose(0, 1);
+    }
+    nn::MultiheadAttention attention{nullptr};
+  } net;
+  const auto x = torch::randn({4, 16, 32}), other = torch::randn({2, 16, 32});
+  const auto int8 = pare::apply(pare::Quantizer{}, pare::capture(net, x), {.calibration = pare::Batches{x}}).model;
+  CHECK(pare::sqnr_db(net.forward(other), int8(other)) > 20.0);
 }

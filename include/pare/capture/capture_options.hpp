@@ -18,8 +18,9 @@ struct VaryingDim {
   };
   std::string name = "batch";
   std::vector<Place> where = {{}};  ///< all of these have this size
-  /// Second size to capture at; 0: chosen (a batch: 2 and 3). Sizes inside are read off the two: a half of both is a
-  /// half only where both are even, so name sizes that a network which halves five times takes 32 apart.
+  /// Second size to capture at; 0: chosen (a batch: 2 and 3; others are less than the example's by the largest power of
+  /// two in it, up to 32). Sizes inside are read off the two: a half of both is a half only where both are even, so
+  /// give a network that halves five times an example of 64 or 96, not of 50.
   std::int64_t other_size = 0;
 };
 

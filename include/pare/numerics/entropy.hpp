@@ -5,7 +5,9 @@
 PARE_NAMESPACE_BEGIN
 
 /// The range whose quantized distribution loses the least information: minimal Kullback-Leibler divergence from what
-/// was seen, with saturated values heaped on the ends (Migacz, "8-bit Inference with TensorRT", 2017).
+/// was seen, with saturated values heaped on the ends (Migacz, "8-bit Inference with TensorRT", 2017). What saturates
+/// is missing in the quantized distribution, which is scaled up there and so favours ranges that next to nothing lies
+/// in.
 ///
 /// Zeros are left out, as there: they are exact and would drown the rest.
 class Entropy {

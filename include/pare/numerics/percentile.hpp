@@ -6,7 +6,7 @@ PARE_NAMESPACE_BEGIN
 
 /// The range between two quantiles: with 99.9, one value in a thousand may saturate at either end.
 ///
-/// Accurate to a bin of the histogram, about 1/4000 of the whole range.
+/// Accurate to a bin of the histogram, about 1/4000 of the whole range, and wider rather than narrower.
 class Percentile {
  public:
   /// @param percent in (50, 100]. @throws Error `pare.numerics.104` outside

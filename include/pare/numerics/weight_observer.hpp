@@ -33,7 +33,7 @@ struct WeightMinMax {
 struct WeightMSE {
   int candidates = 32;     ///< at least 1
   double smallest = 0.55;  ///< in (0, 1]
-  /// @throws Error `pare.numerics.101` for NaN or infinities
+  /// @throws Error `pare.numerics.101` for NaN or infinities, `.104` an option out of range
   [[nodiscard]] RowQParams operator()(const at::Tensor& rows, const IntegerGrid& grid) const;
 };
 

@@ -34,7 +34,7 @@ class Preserved {
   static Preserved all() { return Preserved(Aspect::Everything); }
   /// Anything may have changed.
   static Preserved none() { return Preserved(Aspect::Nothing); }
-  /// Same nodes, wiring and shapes; ops, constants and weights may differ.
+  /// Same nodes, wiring and shapes; ops, constants and weights may differ. Checked as `all()` is, likewise `graph()`.
   static Preserved topology() { return Preserved(Aspect::Structure); }
   /// Only numbers in the weight table differ: same graph, same shapes.
   static Preserved graph() { return Preserved(Aspect::Structure | Aspect::Ops); }

@@ -21,8 +21,9 @@ using Runner = std::function<std::vector<at::Tensor>(const std::vector<at::Tenso
 
 /// Compares two models layer by layer over the batches: float against simulated, simulated against compiled.
 ///
-/// Layers are matched by name; a layer that is quantized at its output is compared behind its fake-quantize. Layers
-/// that only one of the models has, or whose results have other shapes, are left out. Model outputs come last. Memory
+/// Layers are matched by name; a layer that is quantized at its output is compared behind its fake-quantize, one that a
+/// batch norm was folded into behind that. Equalization scales what lies between layers, and shows as that. Layers that
+/// only one of the models has, or whose results have other shapes, are left out. Model outputs come last. Memory
 /// is that of one batch.
 [[nodiscard]] std::vector<LayerDifference> compare(const Model& reference, const Model& other, const Batches& batches);
 

@@ -52,6 +52,7 @@ class OnednnExecutor final : public Executor {
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& inputs, const Tap& tap) override {
     const at::NoGradGuard no_grad;
     const auto dims = bind_inputs(inputs);
+    if (std::ranges::count(dims, 0) > 0) return empty_results(dims);
     const auto entry = entry_for(dims, static_cast<bool>(tap));
     const bool adapts = options_.adapt_threads && !tap;
     const int threads = adapts ? entry->pace.choose() : threads_;
@@ -59,7 +60,12 @@ class OnednnExecutor final : public Executor {
     auto& lane = lane_for(*entry, threads);
     auto instance = lane.take();
     const auto start = TeamPace::Clock::now();
-    auto results = instance->run(inputs, tap, adapts && threads > 1);
+    std::vector<at::Tensor> results;
+    try {
+      results = instance->run(inputs, tap, adapts && threads > 1);
+    } catch (const dnnl::error& error) {
+      fail("pare.execute.104", "", "oneDNN failed while it ran: {}", error.what());
+    }
     const auto end = TeamPace::Clock::now();
     if (adapts) entry->pace.record(threads, std::chrono::duration<double>(end - start).count(), end);
     lane.give_back(std::move(instance));
@@ -68,7 +74,9 @@ class OnednnExecutor final : public Executor {
 
   ExecutionProfile profile(const std::vector<at::Tensor>& inputs, double seconds) override {
     const at::NoGradGuard no_grad;
-    const auto entry = entry_for(bind_inputs(inputs), false);
+    const auto dims = bind_inputs(inputs);
+    if (std::ranges::count(dims, 0) > 0) fail("pare.execute.104", "", "nothing is computed for an empty batch");
+    const auto entry = entry_for(dims, false);
     const TeamSize team(threads_);
     auto instance = entry->full.take();
     StepTimes times;
@@ -116,6 +124,25 @@ class OnednnExecutor final : public Executor {
              "the model was compiled for dense tensors in the CPU's memory, this one is {} on {}",
              c10::str(inputs[i].layout()), inputs[i].device().str());
     return dims;
+  }
+
+  // Kernels are not made for nothing; what has no size needs none.
+  std::vector<at::Tensor> empty_results(const std::vector<std::int64_t>& dims) const {
+    const auto& graph = program_->graph;
+    std::vector<at::Tensor> results;
+    for (const auto output : graph.outputs()) {
+      if (output == kNoValue) {
+        results.emplace_back();
+        continue;
+      }
+      const auto& value = graph.value(output);
+      std::vector<std::int64_t> sizes;
+      for (const auto& size : value.type.sizes) sizes.push_back(size.evaluate(dims));
+      if (std::ranges::count(sizes, 0) == 0)
+        fail("pare.execute.104", value.name, "a result that is not empty cannot be computed from an empty batch");
+      results.push_back(at::empty(sizes, value.type.dtype));
+    }
+    return results;
   }
 
   /// A plan and its instances that are not running.

@@ -43,6 +43,9 @@ void each_element(const memory::desc& layout, const Visit& visit) {
   }
 }
 
+// Recurrent layers may have layouts that only oneDNN can read.
+bool is_blocked(const memory& packed) { return packed.get_desc().get_format_kind() == memory::format_kind::blocked; }
+
 }  // namespace
 
 PackedWeights::PackedWeights(at::Tensor plain, memory::dims dims, std::vector<float> scales, at::Tensor bias,
@@ -76,8 +79,8 @@ std::vector<memory::desc> PackedWeights::layouts() const {
 at::Tensor PackedWeights::plain() const {
   if (plain_.defined()) return plain_;
   if (few_bits_.defined()) return few_bits_.unpack();
-  // Compensation for zero points lies behind the weights themselves, so a plain copy can always be read back.
-  const auto& source = packed_.front();
+  // Compensation for zero points lies behind the weights themselves, so a plain copy can be read back.
+  const auto& source = *std::ranges::find_if(packed_, is_blocked);
   const auto type = source.get_desc().get_data_type();
   auto result = at::empty(dims_, type == memory::data_type::s8     ? at::kChar
                                  : type == memory::data_type::bf16 ? at::kBFloat16
@@ -104,7 +107,7 @@ memory PackedWeights::packed(const memory::desc& wanted) {
       .execute(stream, plain_memory, result);
   stream.wait();
   packed_.push_back(result);
-  plain_ = at::Tensor();
+  if (is_blocked(result)) plain_ = at::Tensor();
   return result;
 }
 

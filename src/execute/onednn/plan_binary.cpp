@@ -93,7 +93,7 @@ void PlanBuilder::emit_float_binary(const ProgramStep& step) {
   dnnl::post_ops ops;
   for (const auto& post : step.post) ops.append_eltwise(post.algorithm, post.alpha, post.beta);
   attr.set_post_ops(ops);
-  const bool same = right_dims == dims && !constant;
+  const bool same = sizes(step.inputs[1]) == dims && !constant;
   const auto right_type = constant ? data_type::f32 : type;
   const auto right_layout = !same                   ? desc(right_dims, right_type, row_major_strides(right_dims))
                             : is_plain(left.layout) ? desc(dims, type, left.layout.get_strides())

@@ -134,7 +134,7 @@ std::vector<at::Tensor> PlanInstance::run(const std::vector<at::Tensor>& inputs,
     if (plan_->outputs[i].buffer >= 0) results[i] = at::empty(plan_->outputs[i].sizes, at::kFloat);
   for (std::size_t b = 0; b < buffers.size(); ++b) {
     if (buffers[b].kind == PlanBuffer::Kind::Input) {
-      kept.push_back(inputs[static_cast<std::size_t>(buffers[b].number)].contiguous());
+      kept.push_back(inputs[static_cast<std::size_t>(buffers[b].number)].contiguous().resolve_neg());
       bind(static_cast<int>(b), kept.back().data_ptr());
     } else if (buffers[b].kind == PlanBuffer::Kind::Output) {
       bind(static_cast<int>(b), results[static_cast<std::size_t>(buffers[b].number)].data_ptr());

@@ -107,6 +107,13 @@ void PlanBuilder::emit_view(const ProgramStep& step) {
   row(step, "view", "-");
 }
 
+namespace {
+
+// Sizes of 1 may have any stride, by which ATen takes a single channel for channels last.
+at::Tensor row_major_tensor(const at::Tensor& tensor) { return tensor.contiguous().flatten().view(tensor.sizes()); }
+
+}  // namespace
+
 void PlanBuilder::emit_aten(const ProgramStep& step) {
   const auto& node = graph_.node(step.node);
   std::vector<std::pair<ValueId, int>> reads;
@@ -145,15 +152,18 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   produced.insert(produced.end(), made.begin(), made.end());
   const auto id = step.node;
   // `contiguous()` is an alias here, so what it made dense before such an op is made dense now.
-  const bool dense = node.is("aten::view") || node.is("aten::_unsafe_view") || node.is("aten::view_as_complex") ||
-                     node.is("aten::as_strided");
+  // Volumes with channels last, as kernels leave them, some of ATen's operators refuse or compute otherwise.
+  bool dense = node.is("aten::view") || node.is("aten::_unsafe_view") || node.is("aten::view_as_complex") ||
+               node.is("aten::as_strided");
+  for (const auto& operand : node.operands)
+    operand.each_value([&](ValueId value) { dense |= graph_.value(value).type.rank() == 5; });
   call(
       [id, dense, by_value, constants, packed, made, expected](PlanInstance& instance) {
         const auto& plan = instance.plan();
         const auto& node = plan.program->graph.node(id);
         auto results = Interpreter::call(node, plan.dims, false, [&](ValueId value) -> at::Tensor {
           if (const auto found = by_value.find(index(value)); found != by_value.end())
-            return dense ? instance.tensor(found->second).contiguous() : instance.tensor(found->second);
+            return dense ? row_major_tensor(instance.tensor(found->second)) : instance.tensor(found->second);
           if (const auto found = packed.find(index(value)); found != packed.end())
             return found->second.integers.to(at::kFloat).mul_(found->second.scale);
           const auto constant = constants.find(index(value));

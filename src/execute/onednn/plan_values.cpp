@@ -72,7 +72,7 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
     if (dims.empty()) dims = {1};
     call(
         [source, copy, buffer](PlanInstance& instance) {
-          instance.set_tensor(copy, instance.tensor(source).contiguous());
+          instance.set_tensor(copy, instance.tensor(source).contiguous().resolve_neg());
           instance.bind(buffer, instance.tensor(copy).data_ptr());
           instance.bind_tensors(buffer);
         },
