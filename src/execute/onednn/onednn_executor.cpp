@@ -136,8 +136,7 @@ class OnednnExecutor final : public Executor {
         continue;
       }
       const auto& value = graph.value(output);
-      std::vector<std::int64_t> sizes;
-      for (const auto& size : value.type.sizes) sizes.push_back(size.evaluate(dims));
+      const auto sizes = program_->sizes(output, dims);
       if (std::ranges::count(sizes, 0) == 0)
         fail("pare.execute.104", value.name, "a result that is not empty cannot be computed from an empty batch");
       results.push_back(at::empty(sizes, value.type.dtype));

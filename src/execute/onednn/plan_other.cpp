@@ -32,11 +32,8 @@ bool may_alias(const Node& node) {
   return std::ranges::any_of(returns, [](const c10::Argument& one) { return one.alias_info() != nullptr; });
 }
 
-std::vector<std::int64_t> shape_of(const Graph& graph, ValueId value, const std::vector<std::int64_t>& dims) {
-  std::vector<std::int64_t> sizes;
-  for (const auto& size : graph.value(value).type.sizes) sizes.push_back(size.evaluate(dims));
-  return sizes;
-}
+// Sizes of 1 may have any stride, by which ATen takes a single channel for channels last.
+at::Tensor row_major_tensor(const at::Tensor& tensor) { return tensor.contiguous().flatten().view(tensor.sizes()); }
 
 constexpr std::int64_t kRowsOfALookup = 16;
 
@@ -107,13 +104,6 @@ void PlanBuilder::emit_view(const ProgramStep& step) {
   row(step, "view", "-");
 }
 
-namespace {
-
-// Sizes of 1 may have any stride, by which ATen takes a single channel for channels last.
-at::Tensor row_major_tensor(const at::Tensor& tensor) { return tensor.contiguous().flatten().view(tensor.sizes()); }
-
-}  // namespace
-
 void PlanBuilder::emit_aten(const ProgramStep& step) {
   const auto& node = graph_.node(step.node);
   std::vector<std::pair<ValueId, int>> reads;
@@ -146,7 +136,7 @@ void PlanBuilder::emit_aten(const ProgramStep& step) {
   for (const auto output : step.outputs) {
     made.push_back(static_cast<int>(plan_->tensors.size()));
     plan_->tensors.push_back({});
-    expected.push_back(shape_of(graph_, output, plan_->dims));
+    expected.push_back(sizes(output));
   }
   auto produced = tensors;
   produced.insert(produced.end(), made.begin(), made.end());

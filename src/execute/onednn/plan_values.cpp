@@ -11,11 +11,7 @@ PARE_NAMESPACE_BEGIN
 using dnnl::memory;
 using desc = memory::desc;
 
-memory::dims PlanBuilder::sizes(ValueId value) const {
-  memory::dims sizes;
-  for (const auto& size : graph_.value(value).type.sizes) sizes.push_back(size.evaluate(plan_->dims));
-  return sizes;
-}
+memory::dims PlanBuilder::sizes(ValueId value) const { return program_.sizes(value, plan_->dims); }
 
 const std::optional<Quantization>& PlanBuilder::quantization(ValueId value) const {
   return program_.quantization[index(value)];
