@@ -111,6 +111,12 @@ memory PackedWeights::packed(const memory::desc& wanted) {
   return result;
 }
 
+at::Tensor PackedWeights::ordered(at::Tensor (*order)(const at::Tensor&)) {
+  const std::lock_guard lock(mutex_);
+  if (!ordered_.defined()) ordered_ = order(plain().view(dims_));
+  return ordered_;
+}
+
 std::size_t PackedWeights::extra_bytes() const {
   return scales_.size() * sizeof(float) + (bias_.defined() ? bias_.nbytes() : 0) +
          (sums_.defined() ? sums_.nbytes() : 0);
@@ -127,6 +133,7 @@ std::size_t PackedWeights::payload_bytes() const {
 std::size_t PackedWeights::resident_bytes() const {
   const std::lock_guard lock(mutex_);
   std::size_t bytes = plain_.defined() ? plain_.nbytes() : few_bits_.nbytes();
+  if (ordered_.defined()) bytes += ordered_.nbytes();
   for (const auto& packed : packed_) bytes += packed.get_desc().get_size();
   return bytes + extra_bytes();
 }

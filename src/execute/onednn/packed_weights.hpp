@@ -38,6 +38,8 @@ class PackedWeights {
   [[nodiscard]] std::vector<dnnl::memory::desc> layouts() const;
   /// The weights in the layout `wanted`, packed on first demand.
   dnnl::memory packed(const dnnl::memory::desc& wanted);
+  /// The integers in the order of a kernel of our own, made from the plain ones on first demand. One kernel asks.
+  at::Tensor ordered(at::Tensor (*order)(const at::Tensor& plain));
   /// The scales as oneDNN takes them.
   [[nodiscard]] const dnnl::memory& scale_memory() const noexcept { return scale_memory_; }
   /// Bits in which an integer is stored.
@@ -59,6 +61,7 @@ class PackedWeights {
   at::Tensor bias_, sums_;
   dnnl::memory scale_memory_;
   std::list<dnnl::memory> packed_;
+  at::Tensor ordered_;
 };
 
 PARE_NAMESPACE_END

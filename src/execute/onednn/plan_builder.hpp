@@ -79,8 +79,8 @@ class PlanBuilder {
   void call(std::function<void(PlanInstance&)> function, const std::vector<int>& buffers,
             const std::vector<int>& tensors = {});
 
-  // Steps (plan_kernels.cpp, plan_integer_rows.cpp, plan_binary.cpp, plan_elementwise.cpp, plan_recurrent.cpp,
-  // plan_other.cpp).
+  // Steps (plan_kernels.cpp, plan_depthwise.cpp, plan_integer_rows.cpp, plan_binary.cpp, plan_elementwise.cpp,
+  // plan_recurrent.cpp, plan_other.cpp).
   struct Epilogue {
     dnnl::primitive_attr attr;
     std::vector<PlanArgument> arguments;
@@ -91,6 +91,15 @@ class PlanBuilder {
   Epilogue epilogue(const ProgramStep& step, data_type type, const desc& layout, const std::vector<Stored>& sources);
   void scale_arguments(const ProgramStep& step, Epilogue& epilogue, data_type type);
   void add_scale(Epilogue& epilogue, int side, const Quantization& quantized);
+  /// By output channel: `result = acc * scale[c] + bias[c]`.
+  struct ChannelFactors {
+    std::vector<float> scale, bias;
+  };
+  /// @param in_quanta       the result in steps of its grid, or as numbers
+  /// @param with_zero_point the source's is accounted for
+  ChannelFactors channel_factors(const ProgramStep& step, bool in_quanta, bool with_zero_point) const;
+  /// What a clipping activation leaves, in steps of the grid.
+  static std::pair<float, float> bounds_in_quanta(const PostOp& clipping, const Quantization& grid);
   void fold_scales(const ProgramStep& step, Epilogue& epilogue, data_type type);
   void add_residual(const ProgramStep& step, Epilogue& epilogue, dnnl::post_ops& ops, data_type type,
                     const desc& layout, const std::vector<Stored>& sources);
@@ -106,6 +115,7 @@ class PlanBuilder {
   void emit(const ProgramStep& step);
   void check_window(const ProgramStep& step) const;
   void emit_convolution(const ProgramStep& step);
+  bool emit_depthwise(const ProgramStep& step);
   void emit_deconvolution(const ProgramStep& step);
   void emit_linear(const ProgramStep& step);
   void emit_integer_rows(const ProgramStep& step);

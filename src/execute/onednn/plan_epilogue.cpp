@@ -36,8 +36,10 @@ bool is_padded(const Window& window) {
   return some(window.pads_before) || some(window.pads_after);
 }
 
-memory uninitialized_floats(const memory::dims& dims) {
-  return {{dims, memory::data_type::f32, row_major_strides(dims)}, cpu_engine()};
+memory floats(const std::vector<float>& values, const memory::dims& dims) {
+  memory result({dims, memory::data_type::f32, row_major_strides(dims)}, cpu_engine());
+  std::ranges::copy(values, static_cast<float*>(result.get_data_handle()));
+  return result;
 }
 
 }  // namespace
@@ -59,17 +61,15 @@ bool PlanBuilder::folds_result(const ProgramStep& step, data_type type) {
          std::ranges::all_of(step.post, is_clipping);
 }
 
-// `result = acc * scale[c] + bias[c]` in quanta of the result: both zero points, the source's and the result's scale
-// and the residual's zero point go into one multiply and one add for each output channel. Per-element work is what
-// small convolutions spend their time on.
-void PlanBuilder::fold_scales(const ProgramStep& step, Epilogue& epilogue, data_type type) {
+// Both zero points, the source's and the result's scale and the residual's zero point go into one multiply and one add
+// for each output channel. Per-element work is what small convolutions spend their time on.
+PlanBuilder::ChannelFactors PlanBuilder::channel_factors(const ProgramStep& step, bool in_quanta,
+                                                         bool with_zero_point) const {
   const auto& source = *quantization(step.inputs[0]);
   const auto& weights = *step.weights;
-  const auto channels = weights.sums().numel();
-  const bool whole = folds_result(step, type);
-  const bool linear = step.kind == StepKind::Linear;
+  const auto channels = static_cast<std::size_t>(weights.sums().numel());
   double quanta = 1, offset = 0;
-  if (whole) {
+  if (in_quanta) {
     const auto& grid = *quantization(step.outputs[0]);
     quanta = 1.0 / static_cast<double>(grid.scale);
     offset = grid.zero_point;
@@ -77,9 +77,26 @@ void PlanBuilder::fold_scales(const ProgramStep& step, Epilogue& epilogue, data_
       const auto& residual = *quantization(step.residual);
       offset -= residual.zero_point * static_cast<double>(residual.scale) * quanta;
     }
-  } else if (is_integer(type)) {
-    add_scale(epilogue, DNNL_ARG_DST, *quantization(step.outputs[0]));
   }
+  const auto* sums = weights.sums().const_data_ptr<std::int64_t>();
+  const auto* old = weights.bias().defined() ? weights.bias().const_data_ptr<float>() : nullptr;
+  ChannelFactors factors{std::vector<float>(channels), std::vector<float>(channels)};
+  for (std::size_t c = 0; c < channels; ++c) {
+    const auto of_channel = weights.scales()[weights.scales().size() > 1 ? c : 0];
+    const double factor = static_cast<double>(source.scale) * static_cast<double>(of_channel) * quanta;
+    double sum = (old ? static_cast<double>(old[c]) * quanta : 0.0) + offset;
+    if (with_zero_point) sum -= factor * static_cast<double>(source.zero_point) * static_cast<double>(sums[c]);
+    factors.scale[c] = static_cast<float>(factor);
+    factors.bias[c] = static_cast<float>(sum);
+  }
+  return factors;
+}
+
+void PlanBuilder::fold_scales(const ProgramStep& step, Epilogue& epilogue, data_type type) {
+  const auto& source = *quantization(step.inputs[0]);
+  const bool whole = folds_result(step, type);
+  const bool linear = step.kind == StepKind::Linear;
+  if (!whole && is_integer(type)) add_scale(epilogue, DNNL_ARG_DST, *quantization(step.outputs[0]));
   // Beyond an image's border lies the zero point, not zero: only the kernel knows where.
   const bool padded = source.zero_point != 0 && is_padded(step.window);
   if (padded) {
@@ -87,23 +104,11 @@ void PlanBuilder::fold_scales(const ProgramStep& step, Epilogue& epilogue, data_
     epilogue.arguments.push_back(
         argument(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC, scalar(std::int32_t{source.zero_point})));
   }
-  const auto scale = uninitialized_floats({channels}),
-             bias = uninitialized_floats(linear ? memory::dims{1, channels} : memory::dims{channels});
-  auto* scales = static_cast<float*>(scale.get_data_handle());
-  auto* biases = static_cast<float*>(bias.get_data_handle());
-  const auto* sums = weights.sums().data_ptr<std::int64_t>();
-  const auto* old = weights.bias().defined() ? weights.bias().data_ptr<float>() : nullptr;
-  for (std::int64_t c = 0; c < channels; ++c) {
-    const auto of_channel = weights.scales()[weights.scales().size() > 1 ? static_cast<std::size_t>(c) : 0];
-    const double factor = static_cast<double>(source.scale) * static_cast<double>(of_channel) * quanta;
-    double sum = (old ? static_cast<double>(old[c]) * quanta : 0.0) + offset;
-    if (!padded) sum -= factor * static_cast<double>(source.zero_point) * static_cast<double>(sums[c]);
-    scales[c] = static_cast<float>(factor);
-    biases[c] = static_cast<float>(sum);
-  }
+  const auto factors = channel_factors(step, whole, !padded);
+  const auto channels = std::ssize(factors.scale);
   epilogue.attr.set_scales_mask(DNNL_ARG_WEIGHTS, linear ? 2 : step.window.groups > 1 ? 3 : 1);
-  epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, scale));
-  epilogue.bias = bias;
+  epilogue.arguments.push_back(argument(DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, floats(factors.scale, {channels})));
+  epilogue.bias = floats(factors.bias, linear ? memory::dims{1, channels} : memory::dims{channels});
 }
 
 void PlanBuilder::add_scale(Epilogue& epilogue, int side, const Quantization& quantized) {
@@ -167,19 +172,22 @@ void PlanBuilder::add_residual(const ProgramStep& step, Epilogue& epilogue, dnnl
   }
 }
 
-void PlanBuilder::add_activation(const ProgramStep& step, dnnl::post_ops& ops, const PostOp& post, data_type type) {
-  const bool folded =
-      step.weights && step.weights->sums().defined() && reads_integers(step) && folds_result(step, type);
-  if (!folded) return ops.append_eltwise(post.algorithm, post.alpha, post.beta);
-  const auto& grid = *quantization(step.outputs[0]);
+std::pair<float, float> PlanBuilder::bounds_in_quanta(const PostOp& clipping, const Quantization& grid) {
   const auto in_quanta = [&](float bound) {
     constexpr double kLargest = std::numeric_limits<float>::max();
     const auto quanta = static_cast<double>(bound) / static_cast<double>(grid.scale) + grid.zero_point;
     return static_cast<float>(std::clamp(quanta, -kLargest, kLargest));
   };
-  const bool relu = post.algorithm == dnnl::algorithm::eltwise_relu;
-  ops.append_eltwise(dnnl::algorithm::eltwise_clip, in_quanta(relu ? 0 : post.alpha),
-                     relu ? std::numeric_limits<float>::max() : in_quanta(post.beta));
+  const bool relu = clipping.algorithm == dnnl::algorithm::eltwise_relu;
+  return {in_quanta(relu ? 0 : clipping.alpha), relu ? std::numeric_limits<float>::max() : in_quanta(clipping.beta)};
+}
+
+void PlanBuilder::add_activation(const ProgramStep& step, dnnl::post_ops& ops, const PostOp& post, data_type type) {
+  const bool folded =
+      step.weights && step.weights->sums().defined() && reads_integers(step) && folds_result(step, type);
+  if (!folded) return ops.append_eltwise(post.algorithm, post.alpha, post.beta);
+  const auto [low, high] = bounds_in_quanta(post, *quantization(step.outputs[0]));
+  ops.append_eltwise(dnnl::algorithm::eltwise_clip, low, high);
 }
 
 // `layout` is the result's layout in the kernel's own dims, known whenever there is a residual.

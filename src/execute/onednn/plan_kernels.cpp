@@ -122,6 +122,7 @@ void PlanBuilder::emit_convolution(const ProgramStep& step) {
   using Forward = dnnl::convolution_forward;
   const auto input = step.inputs[0], output = step.outputs[0];
   const bool integers = reads_integers(step);
+  if (integers && emit_depthwise(step)) return;
   const auto source_type = integers ? quantization(input)->type() : onednn_type(step.dtype);
   const auto weight_type = integers ? data_type::s8 : onednn_type(step.dtype);
   const auto type = integers ? native_type(output, step) : onednn_type(step.dtype);
