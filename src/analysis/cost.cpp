@@ -63,12 +63,6 @@ std::int64_t bytes_of(const TensorType& type, const Sizes& sizes) {
   return product(sizes) * static_cast<std::int64_t>(c10::elementSize(type.dtype));
 }
 
-Sizes evaluated(const TensorType& type, const Sizes& dims) {
-  Sizes sizes;
-  for (const auto& size : type.sizes) sizes.push_back(size.evaluate(dims));
-  return sizes;
-}
-
 }  // namespace
 
 std::int64_t macs_of(const Graph& graph, const Node& node, const Shapes& shapes) {
@@ -105,7 +99,7 @@ Cost::Cost(const Model& model, const std::vector<std::int64_t>& dims) {
 
 void Cost::count(const Model& model, const std::vector<std::int64_t>& dims) {
   const auto& graph = model.graph();
-  const Shapes shapes = [&](ValueId id) { return evaluated(graph.value(id).type, dims); };
+  const Shapes shapes = [&](ValueId id) { return graph.value(id).type.sizes_at(dims); };
   const auto bytes = [&](ValueId id) { return bytes_of(graph.value(id).type, shapes(id)); };
   for (const auto id : graph.nodes()) {
     const auto& node = graph.node(id);
@@ -166,7 +160,7 @@ void Cost::follow_activations(const Model& model, const std::vector<std::int64_t
     if (output != kNoValue) last[index(root[index(output)])] = kNever;
   const auto bytes = [&](ValueId value) {
     const auto& type = graph.value(value).type;
-    return fixed(value) ? 0 : bytes_of(type, evaluated(type, dims));
+    return fixed(value) ? 0 : bytes_of(type, type.sizes_at(dims));
   };
   std::int64_t alive = 0;
   for (const auto input : graph.inputs()) alive += bytes(input);

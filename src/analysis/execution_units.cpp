@@ -56,9 +56,7 @@ class UnitFinder {
   static constexpr auto kNone = static_cast<std::size_t>(-1);
 
   [[nodiscard]] std::vector<std::int64_t> sizes(ValueId value) const {
-    std::vector<std::int64_t> result;
-    for (const auto& size : graph_.value(value).type.sizes) result.push_back(size.evaluate(dims_));
-    return result;
+    return graph_.value(value).type.sizes_at(dims_);
   }
   [[nodiscard]] std::uint64_t elements(ValueId value) const {
     const auto all = sizes(value);

@@ -41,11 +41,7 @@ std::vector<double> ranks(const std::vector<double>& values) {
 std::vector<double> work_behind(const Model& model) {
   const auto& graph = model.graph();
   const auto dims = graph.example_dims();
-  const Shapes shapes = [&](ValueId id) {
-    std::vector<std::int64_t> sizes;
-    for (const auto& size : graph.value(id).type.sizes) sizes.push_back(size.evaluate(dims));
-    return sizes;
-  };
+  const Shapes shapes = [&](ValueId id) { return graph.value(id).type.sizes_at(dims); };
   const auto& nodes = graph.nodes();
   std::vector<double> behind(nodes.size() + 1, 0.0);
   for (auto i = nodes.size(); i-- > 0;) {

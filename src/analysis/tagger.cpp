@@ -27,8 +27,7 @@ Tagger::Tagger(const Model& model) : model_(model) {
   const auto dims = graph.example_dims();
   values_.resize(graph.value_count());
   for (std::size_t i = 0; i < values_.size(); ++i)
-    for (const auto& size : graph.value(ValueId{static_cast<std::uint32_t>(i)}).type.sizes)
-      values_[i].sizes.push_back(size.evaluate(dims));
+    values_[i].sizes = graph.value(ValueId{static_cast<std::uint32_t>(i)}).type.sizes_at(dims);
 }
 
 void Tagger::seed_weights() {

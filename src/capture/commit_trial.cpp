@@ -42,13 +42,6 @@ bool same_constant_at(const Operand& seen, const Operand& wanted, std::span<cons
   return true;  // values, texts, devices: of these a narrower layer changes nothing
 }
 
-bool same_sizes(const std::vector<std::int64_t>& seen, const TensorType& wanted, std::span<const std::int64_t> dims) {
-  if (seen.size() != wanted.rank()) return false;
-  for (std::size_t axis = 0; axis < seen.size(); ++axis)
-    if (wanted.sizes[axis].evaluate(dims) != seen[axis]) return false;
-  return true;
-}
-
 std::string without_id(const Error& error) {
   const std::string_view text(error.what());
   return std::string(text.substr(std::min(text.size(), error.id().size() + 3)));
@@ -206,7 +199,7 @@ class CommitTrial::State {
         if (!same_constant_at(call.operands[k], node.operands[k], dims_))
           return written_in(origin_->graph.node(node.id), k, wanted);
       for (std::size_t k = 0; k < std::min(call.outputs.size(), node.outputs.size()); ++k)
-        if (!same_sizes(trace.values[index(call.outputs[k])].sizes, wanted.value(node.outputs[k]).type, dims_))
+        if (trace.values[index(call.outputs[k])].sizes != wanted.value(node.outputs[k]).type.sizes_at(dims_))
           return fmt::format("{}: the module's own forward has another shape here", name);
     }
     return std::nullopt;

@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <limits>
 #include <regex>
 #include <set>
 
@@ -62,15 +63,38 @@ std::map<std::string, torch::Tensor> renamed(const SafeTensors& safe, const Load
   return result;
 }
 
+double largest(c10::ScalarType floating) {
+  if (floating == torch::kDouble) return std::numeric_limits<double>::max();
+  if (floating == torch::kFloat) return std::numeric_limits<float>::max();
+  if (floating == torch::kBFloat16) return std::numeric_limits<c10::BFloat16>::max();
+  if (floating == torch::kHalf) return std::numeric_limits<c10::Half>::max();
+  return 0;  // eight bits
+}
+
+// Whether no number of the tensor becomes another in this type, but for rounding.
+bool fits_type(const torch::Tensor& source, c10::ScalarType type) {
+  if (source.scalar_type() == type || source.is_complex()) return true;
+  if (source.is_floating_point())
+    return largest(type) >= largest(source.scalar_type()) ||
+           source.isfinite().equal(source.to(type).to(source.scalar_type()).isfinite());
+  const auto integers = source.to(torch::kLong);
+  if (source.scalar_type() == torch::kUInt64 && integers.lt(0).any().item<bool>()) return false;
+  return integers.to(type).to(torch::kLong).equal(integers);
+}
+
 void check_fits(const std::string& name, const torch::Tensor& target, const torch::Tensor& source,
                 const std::string& file) {
   if (target.sizes() != source.sizes()) {
     fail("pare.checkpoint.112", file, "'{}' has shape [{}] in the file and [{}] in the module", printable(name),
          fmt::join(source.sizes(), ", "), fmt::join(target.sizes(), ", "));
   }
-  if (target.is_floating_point() != source.is_floating_point()) {
+  if (target.is_floating_point() != source.is_floating_point() || target.is_complex() != source.is_complex()) {
     fail("pare.checkpoint.115", file, "'{}' is {} in the file and {} in the module", printable(name),
          c10::toString(source.scalar_type()), c10::toString(target.scalar_type()));
+  }
+  if (!fits_type(source, target.scalar_type())) {
+    fail("pare.checkpoint.116", file, "'{}' holds {} numbers, some of which are beyond what the module's {} can hold",
+         printable(name), c10::toString(source.scalar_type()), c10::toString(target.scalar_type()));
   }
 }
 

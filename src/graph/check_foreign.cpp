@@ -32,9 +32,7 @@ bool is_harmless(const Op& op) {
 }
 
 at::Tensor without_numbers(const TensorType& type, const std::vector<std::int64_t>& dims) {
-  std::vector<std::int64_t> sizes;
-  for (const auto& size : type.sizes) sizes.push_back(size.evaluate(dims));
-  return at::empty(sizes, at::TensorOptions(type.dtype).device(at::kMeta));
+  return at::empty(type.sizes_at(dims), at::TensorOptions(type.dtype).device(at::kMeta));
 }
 
 // Runs at these sizes; every result must have its type.

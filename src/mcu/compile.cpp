@@ -142,16 +142,12 @@ class FixedPointExecutor final : public Executor {
     return integers.clamp(qparams.quant_min, qparams.quant_max).contiguous();
   }
 
-  [[nodiscard]] std::vector<std::int64_t> sizes(ValueId value, const std::vector<std::int64_t>& dims) const {
-    std::vector<std::int64_t> all;
-    for (const auto& size : graph_.value(value).type.sizes) all.push_back(size.evaluate(dims));
-    return all;
-  }
-
   [[nodiscard]] at::Tensor dequantize(const at::Tensor& integers, const Step& step,
                                       const std::vector<std::int64_t>& dims) const {
     const auto& qparams = step.output.qparams;
-    return ((integers - qparams.zero_point) * qparams.scale).to(at::kFloat).view(sizes(step.value, dims));
+    return ((integers - qparams.zero_point) * qparams.scale)
+        .to(at::kFloat)
+        .view(graph_.value(step.value).type.sizes_at(dims));
   }
 
   // Zeros around a window's reach; whatever no window reaches is cut off.
@@ -212,7 +208,8 @@ class FixedPointExecutor final : public Executor {
   // Scores as the Model gives them: in its shape, behind its last softmax if it has one.
   [[nodiscard]] at::Tensor result(const at::Tensor& scores, const std::vector<std::int64_t>& dims) const {
     const auto first = tail_.empty() ? graph_.outputs()[0] : graph_.node(tail_.front()).input(0);
-    auto real = (scores.to(at::kDouble) * program_.output_scale).to(at::kFloat).view(sizes(first, dims));
+    auto real =
+        (scores.to(at::kDouble) * program_.output_scale).to(at::kFloat).view(graph_.value(first).type.sizes_at(dims));
     for (const auto id : tail_)
       real = Interpreter::call(graph_.node(id), dims, false, [&](ValueId) { return real; }).at(0);
     return real.contiguous();

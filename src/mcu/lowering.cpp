@@ -57,9 +57,7 @@ bool Lowering::is_table_node(const Node& node) const {
 }
 
 Shape Lowering::shape_of(ValueId value) const {
-  std::vector<std::int64_t> sizes;
-  const std::vector<std::int64_t> one(graph_.dims().size(), 1);
-  for (const auto& size : graph_.value(value).type.sizes) sizes.push_back(size.evaluate(one));
+  const auto sizes = graph_.value(value).type.sizes_at(std::vector<std::int64_t>(graph_.dims().size(), 1));
   const auto* producer = graph_.producer(value);
   const auto& name = producer ? producer->name : graph_.value(value).name;
   if (sizes.empty() || sizes[0] != 1 || sizes.size() > 4)

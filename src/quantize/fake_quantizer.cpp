@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -34,7 +36,16 @@ at::Tensor FakeQuantizer::scale() const {
 
 at::Tensor FakeQuantizer::zero_point() const { return kernel_zero_point(zero_point_, description_.grid).to(at::kInt); }
 
+// LibTorch's fake-quantize makes the grid's end of NaN, which would hide it.
+void FakeQuantizer::check_finite(const at::Tensor& values) const {
+  const at::NoGradGuard no_grad;
+  if (values.is_meta() || std::isfinite(values.sum(at::kFloat).item<double>())) return;
+  if (values.isfinite().all().item<bool>()) return;  // a sum may overflow
+  fail("pare.quantize.111", description_.name, "a value here is NaN or infinite; the training has diverged before");
+}
+
 at::Tensor FakeQuantizer::operator()(const at::Tensor& values) const {
+  check_finite(values);
   LearnedFakeQuantize how{description_.grid, description_.axis};
   how.scale = !learns()                                             ? ScaleGradient::None
               : description_.training == RangeTraining::LearnedClip ? ScaleGradient::Clipping
@@ -77,8 +88,8 @@ void FakeQuantizer::observe(const at::Tensor& values, const AnyWeightObserver& w
     scale_.fill_(chosen.scale);
     zero_point_.fill_(static_cast<double>(chosen.zero_point));
   } catch (const Error& error) {
-    if (error.id() != "pare.numerics.101") throw;
-    fail("pare.quantize.111", description_.name, "a value here is NaN or infinite; the training has diverged before");
+    if (error.id() == "pare.numerics.101") check_finite(values);
+    throw;
   }
 }
 

@@ -27,7 +27,7 @@ class FakeQuantizer {
   /// @param scale,zero_point where the range starts: `[]` or `[channels]`
   FakeQuantizer(Description description, const at::Tensor& scale, const at::Tensor& zero_point);
 
-  /// Rounds, differentiably.
+  /// Rounds, differentiably. @throws Error `pare.quantize.111` for NaN and infinities
   [[nodiscard]] at::Tensor operator()(const at::Tensor& values) const;
   /// Moves an observed range with these values; does nothing for learned ones.
   void observe(const at::Tensor& values, const AnyWeightObserver& weight_observer);
@@ -45,6 +45,7 @@ class FakeQuantizer {
   void load(const std::map<std::string, at::Tensor>& state) const;
 
  private:
+  void check_finite(const at::Tensor& values) const;
   [[nodiscard]] at::Tensor differentiable_scale() const;
   [[nodiscard]] bool learns() const noexcept { return description_.training != RangeTraining::Observed; }
 

@@ -29,6 +29,15 @@ at::Tensor tensor_in(const c10::IValue& argument, std::size_t position) {
   return position < list.size() ? list.get(position) : at::Tensor();
 }
 
+// Whether an input of this type may be the tensor.
+bool is_like(const at::Tensor& tensor, const TensorType& type) {
+  if (tensor.scalar_type() != type.dtype || tensor.dim() != static_cast<std::int64_t>(type.rank())) return false;
+  for (std::size_t d = 0; d < type.rank(); ++d)
+    if (const auto size = type.sizes[d].constant(); size && *size != tensor.size(static_cast<std::int64_t>(d)))
+      return false;
+  return true;
+}
+
 template <class Visit>
 void each_operand(const Node& node, Visit&& visit) {
   for (std::size_t i = 0; i < node.operands.size(); ++i) {
@@ -81,7 +90,7 @@ bool GraphFollower::is_bound(const at::Tensor& tensor, ValueId value) const {
 // How many operands are known to be the tensors at hand; -1: one is another.
 int GraphFollower::fit(const Node& node, const c10::IValue* arguments) const {
   int known = 0;
-  bool fits = true, reads_input = false;
+  bool fits = true, reads_input = false, reads_unknown = false;
   each_operand(node, [&](std::size_t operand, std::size_t position, ValueId value) {
     const auto tensor = fits ? tensor_in(arguments[operand], position) : at::Tensor();
     if (!tensor.defined()) {
@@ -101,10 +110,14 @@ int GraphFollower::fit(const Node& node, const c10::IValue* arguments) const {
       fits = false;
     } else if (held.kind == ValueKind::Input) {
       reads_input = true;
+      fits = is_like(tensor, held.type);
+    } else {
+      reads_unknown = true;
     }
   });
   if (!fits) return -1;
-  return known > 0 || reads_input ? known : -1;
+  // With nothing known, a call may still begin a forward: then inputs are all that it reads.
+  return known > 0 || (reads_input && !reads_unknown) ? known : -1;
 }
 
 NodeId GraphFollower::find(const std::string& name, const torch::jit::Stack& stack, std::size_t count) const {
@@ -166,7 +179,7 @@ void GraphFollower::call_node(const Node& node, const std::vector<Rounded>& roun
   for (const auto& one : rounded) {
     auto& argument = stack[first + one.operand];
     const auto tensor = tensor_in(argument, one.position);
-    if (!tensor.defined()) continue;
+    if (!tensor.defined() || !tensor.is_floating_point()) continue;
     if (writes && one.operand == 0) {
       // Not into the rounded copy: the caller goes on with the tensor that it gave.
       target = tensor;

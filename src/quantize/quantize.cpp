@@ -26,11 +26,12 @@ void require_float(const Graph& graph) {
       fail("pare.quantize.104", graph.node(id).name, "the model is quantized already; start from the float model");
 }
 
-// Whether the value comes out of a kernel that can write integers: then it has no float form for anyone to read.
-bool is_integer_result(const Sites& sites, ValueId value) {
-  return std::ranges::any_of(sites.layers, [&](const Layer& layer) {
+// The layer whose kernel writes the value as integers: then no other layer reads a float form of it.
+const Layer* integer_source(const Sites& sites, ValueId value) {
+  const auto found = std::ranges::find_if(sites.layers, [&](const Layer& layer) {
     return layer.region.output == value && layer.arithmetic == Arithmetic::Integer;
   });
+  return found == sites.layers.end() ? nullptr : &*found;
 }
 
 void insert_fake_quantize(Model& model, Context& context, const Sites& sites, ValueId value, const QParams& qparams) {
@@ -43,12 +44,13 @@ void insert_fake_quantize(Model& model, Context& context, const Sites& sites, Va
   const auto node = producer ? rewriter.insert_after(producer->id, kFakeQuantize, std::move(operands), {type}, name)
                              : rewriter.insert_front(kFakeQuantize, std::move(operands), {type}, name);
   const auto quantized = model.graph().node(node).output();
-  const bool all = is_integer_result(sites, value);
+  const auto* source = integer_source(sites, value);
   for (const auto& use : uses) {
     const bool wants =
         std::ranges::find(sites.integer_uses, use) != sites.integer_uses.end() ||
         std::ranges::any_of(sites.integer_uses, [&](const Use& other) { return other.node == use.node; });
-    if (all || wants) rewriter.replace_use(use, value, quantized);
+    const bool is_output = use.node == kNoNode;  // of the model: those stay float where a kernel can write both
+    if (wants || (source && (!is_output || source->integers_only))) rewriter.replace_use(use, value, quantized);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <limits>
+#include <map>
 #include <optional>
 
 #include "pare/graph/fusion.hpp"
@@ -47,8 +48,8 @@ at::Tensor weight_scale(const Model& model, const FusedRegion& region, std::int6
 // The bias on the grid, or undefined where there is none.
 at::Tensor rounded_bias(const Model& model, const FusedRegion& region) {
   const auto& graph = model.graph();
-  if (region.weight == kNoValue || region.inputs.empty() || region.batch_norm != kNoNode ||
-      !graph.is_own_weight(region.bias))
+  if (region.weight == kNoValue || region.inputs.empty() || region.batch_norm != kNoNode || region.bias == kNoValue ||
+      graph.value(region.bias).kind != ValueKind::Weight)
     return {};
   const auto bias = model.weight(region.bias).detach();
   if (bias.dim() != 1 || bias.scalar_type() != at::kFloat) return {};
@@ -68,11 +69,26 @@ at::Tensor rounded_bias(const Model& model, const FusedRegion& region) {
 std::vector<NodeId> round_biases(Model& model, Rewriter& rewriter) {
   const at::NoGradGuard no_grad;
   std::vector<NodeId> layers;
+  // A layer that is called twice has one bias: it is rounded where all calls have the same unit.
+  struct Shared {
+    at::Tensor rounded;
+    std::vector<NodeId> readers;
+    bool agree = true;
+  };
+  std::map<std::size_t, Shared> biases;
   for (const auto& region : match_regions(model.graph())) {
     const auto rounded = rounded_bias(model, region);
     if (!rounded.defined()) continue;
-    rewriter.set_weight(model.graph().value(region.bias).name, rounded);
-    layers.push_back(region.anchor);
+    auto& shared = biases[index(region.bias)];
+    shared.agree &= !shared.rounded.defined() || shared.rounded.equal(rounded);
+    shared.rounded = rounded;
+    shared.readers.push_back(region.anchor);
+  }
+  for (const auto& [bias, shared] : biases) {
+    const ValueId value{static_cast<std::uint32_t>(bias)};
+    if (!shared.agree || model.graph().uses(value).size() != shared.readers.size()) continue;
+    rewriter.set_weight(model.graph().value(value).name, shared.rounded);
+    layers.insert(layers.end(), shared.readers.begin(), shared.readers.end());
   }
   return layers;
 }

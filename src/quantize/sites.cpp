@@ -45,10 +45,10 @@ class SiteFinder {
     check_patterns();
     for (auto& layer : result_.layers) decide(layer);
     elect();
-    for (const auto& layer : result_.layers)
+    for (auto& layer : result_.layers)
       if (layer.arithmetic == Arithmetic::Integer) {
         need_inputs(layer.region);
-        need_output(layer.region);
+        need_output(layer);
       }
     gather();
     return std::move(result_);
@@ -267,10 +267,11 @@ class SiteFinder {
   }
 
   // Kernels that write nothing but integers: whoever reads.
-  void need_output(const FusedRegion& region) {
-    const auto* support = request_.target.find(region.family);
+  void need_output(Layer& layer) {
+    const auto* support = request_.target.find(layer.region.family);
     if (!support || support->float_output) return;
-    const auto at = index(region.output);
+    layer.integers_only = true;
+    const auto at = index(layer.region.output);
     needed_[at] = true;
     bits_[at] = std::max(bits_[at], request_.activations);
   }

@@ -21,6 +21,7 @@ struct Layer {
   Arithmetic arithmetic = Arithmetic::Float;
   std::string reason;                          ///< why it stays float, or float in part
   std::optional<std::size_t> input_site = {};  ///< of integer layers: index of the site that the first input is in
+  bool integers_only = false;                  ///< its kernel cannot write floats
 };
 
 /// Values that share one scale and zero point: results of regions, norms or inputs of the model, before the ops that

@@ -77,7 +77,7 @@ TrainableQuantization::TrainableQuantization(Model model, const QuantizationSett
   make_live();
   if (options_.average_decay > 0.0)
     for (const auto& [path, tensor] : parameters()) average_.emplace(path, tensor.detach().clone());
-  count_versions();
+  mark_parameters();
 }
 
 void TrainableQuantization::make_quantizers(const QuantizationSettings& settings) {
@@ -226,6 +226,9 @@ void TrainableQuantization::reestimate_batch_norm(const Batches& batches) {
     still.freeze_batch_norm_after = QatOptions::kNever;
     return still;
   }());
+  std::vector<std::pair<at::Tensor, at::Tensor>> statistics;
+  for (const auto& [path, weight] : float_.weights())
+    if (!weight.is_parameter) statistics.emplace_back(weight.tensor, weight.tensor.clone());
   const auto restore = [&] {
     training_ = was_training;
     steps_ = steps;
@@ -242,6 +245,7 @@ void TrainableQuantization::reestimate_batch_norm(const Batches& batches) {
     }
   } catch (...) {
     restore();
+    for (auto& [tensor, before] : statistics) tensor.copy_(before);
     throw;
   }
   restore();
@@ -260,17 +264,20 @@ TrainableQuantization::NamedTensors TrainableQuantization::parameters() const {
   return all;
 }
 
-void TrainableQuantization::count_versions() {
-  versions_ = 0;
-  for (const auto& [path, tensor] : parameters()) versions_ += static_cast<std::int64_t>(tensor._version());
-}
-
-void TrainableQuantization::update_average() {
+void TrainableQuantization::mark_parameters() const {
   if (average_.empty()) return;
   const at::NoGradGuard no_grad;
-  const auto before = versions_;
-  count_versions();
-  if (versions_ == before) return;
+  std::vector<at::Tensor> sums;
+  for (const auto& [path, tensor] : parameters()) sums.push_back(tensor.detach().sum(at::kDouble).cpu());
+  sums_ = at::stack(sums);
+}
+
+void TrainableQuantization::update_average() const {
+  if (average_.empty()) return;
+  const at::NoGradGuard no_grad;
+  const auto before = sums_;
+  mark_parameters();
+  if (sums_.equal(before)) return;
   for (const auto& [path, tensor] : parameters()) {
     auto& average = average_.at(path);
     average.lerp_(tensor.detach(), 1.0 - options_.average_decay);
@@ -307,6 +314,7 @@ Model TrainableQuantization::convert() const {
 Model TrainableQuantization::convert_average() const {
   if (average_.empty())
     fail("pare.quantize.112", "", "no averages are kept: set QatOptions::average_decay, 0.999 for instance");
+  update_average();
   const auto parameters = this->parameters();
   std::vector<at::Tensor> own;
   const auto write = [](const at::Tensor& to, const at::Tensor& from) { to.variable_data().copy_(from); };
@@ -328,6 +336,7 @@ Model TrainableQuantization::convert_average() const {
 }
 
 std::map<std::string, at::Tensor> TrainableQuantization::range_state() const {
+  update_average();
   std::map<std::string, at::Tensor> state;
   for (const auto& quantizer : quantizers_)
     for (const auto& [name, tensor] : quantizer.state()) state.emplace(name, tensor.detach().clone());
@@ -349,7 +358,7 @@ void TrainableQuantization::load_range_state(const std::map<std::string, at::Ten
   for (auto& [name, tensor] : average_) tensor.copy_(state.at("average." + name));
   steps_ = state.at("qat.steps").item<std::int64_t>();
   batch_norm_frozen_ = state.at("qat.batch_norm_frozen").item<bool>();
-  count_versions();
+  mark_parameters();
 }
 
 void TrainableQuantization::load_state(const std::map<std::string, at::Tensor>& state) {

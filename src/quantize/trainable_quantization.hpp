@@ -70,8 +70,8 @@ class TrainableQuantization {
   [[nodiscard]] Weights weights(bool live) const;
   [[nodiscard]] std::vector<NodeId> inserted_before(ValueId placed) const;
   [[nodiscard]] at::Tensor fake_quantize(NodeId node, const at::Tensor& values, bool unfold);
-  void count_versions();
-  void update_average();
+  void mark_parameters() const;
+  void update_average() const;
 
   Model float_;   // parameters and statistics as they train, batch norms in place
   Model placed_;  // folded, with fake-quantize nodes
@@ -85,8 +85,9 @@ class TrainableQuantization {
   AnyWeightObserver weight_observer_;
   QatOptions options_;
   Report report_;
-  std::map<std::string, at::Tensor> average_;  // by name, of parameters and range parameters
-  std::int64_t versions_ = -1;                 // sum of the parameters' versions when they were last averaged
+  // By name, of parameters and range parameters; brought up to date when a step begins or somebody looks.
+  mutable std::map<std::string, at::Tensor> average_;
+  mutable at::Tensor sums_;  // of the parameters that were last averaged: LibTorch's SGD leaves their versions alone
   std::int64_t steps_ = 0;
   std::optional<double> norm_momentum_;  // while statistics are taken anew
   bool training_ = false;

@@ -172,7 +172,29 @@ TEST_CASE("what does not fit is named and changes nothing") {
     weights["layers.1.weight"] = torch::ones({2, 4}, torch::kLong);
     CHECK(load(*net, weights).first == "pare.checkpoint.115");
   }
+  SECTION("numbers beyond the module's type") {
+    weights["layers.1.bias"] = torch::full({2}, 1e300, torch::kDouble);
+    CHECK(load(*net, weights).first == "pare.checkpoint.116");
+  }
   CHECK(same(pare::named_weights(*net), original));
+}
+
+TEST_CASE("integers and infinities survive a change of type or are refused") {
+  struct Counts : torch::nn::Module {
+    Counts() {
+      few = register_buffer("few", torch::zeros({2}, torch::kChar));
+      scale = register_buffer("scale", torch::zeros({2}, torch::kHalf));
+    }
+    torch::Tensor few, scale;
+  } module;
+  const auto infinite = torch::full({2}, std::numeric_limits<double>::infinity(), torch::kDouble);
+  const auto numbers = torch::tensor({-128, 127}, torch::kLong);
+  CHECK(load(module, {{"few", numbers}, {"scale", infinite}}).first.empty());
+  CHECK(torch::equal(module.few.to(torch::kLong), numbers));
+  CHECK(module.scale.isinf().all().item<bool>());
+  CHECK(load(module, {{"few", numbers + 1}, {"scale", infinite}}).first == "pare.checkpoint.116");
+  CHECK(load(module, {{"few", numbers}, {"scale", torch::full({2}, 7e4)}}).first == "pare.checkpoint.116");
+  CHECK(torch::equal(module.few.to(torch::kLong), numbers));
 }
 
 TEST_CASE("what may be missing or extra is said by the caller") {

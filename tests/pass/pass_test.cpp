@@ -121,6 +121,10 @@ TEST_CASE("a failing pass leaves the model bit for bit as it was", "[pass]") {
     id = "pare.pass.108";
     then = [](auto&, auto&) { torch::ones({2, 3}).matmul(torch::ones({2, 3})); };
   }
+  SECTION("it writes a weight past the tensor's version, as LibTorch's SGD does") {
+    id = "pare.pass.107";
+    then = [](pare::Model& m, auto&) { at::Tensor(m.weight("fc.weight")).data().add_(1.0); };
+  }
   SECTION("it breaks the graph") {
     id = "pare.pass.103";
     then = [](pare::Model& m, pare::Context& c) {

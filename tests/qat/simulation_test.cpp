@@ -6,6 +6,7 @@
 
 #include "examples/models/cifar_resnet.hpp"
 #include "examples/models/data_dependent.hpp"
+#include "pare/execute/compile.hpp"
 #include "pare/graph/op_family.hpp"
 #include "pare/numerics/fake_quantize.hpp"
 #include "pare/pass/apply.hpp"
@@ -271,6 +272,56 @@ struct TwoWeights : nn::Module {
 };
 
 }  // namespace
+
+TEST_CASE("what is computed beside the forward is left alone", "[qat]") {
+  struct Flat : nn::Module {
+    Flat() {
+      first = register_module("first", nn::Linear(16, 16));
+      second = register_module("second", nn::Linear(16, 16));
+    }
+    torch::Tensor forward(const torch::Tensor& x) { return second(torch::relu(first(x.flatten(1)))); }
+    nn::Linear first{nullptr}, second{nullptr};
+  } net;
+  net.eval();
+  torch::manual_seed(9);
+  const auto x = torch::rand({8, 4, 4});
+  pare::Simulation simulation{net, x, pare::Quantizer{}};
+  const auto scope = simulation.enter();
+  const auto expected = net.forward(x);
+  const auto labels = torch::arange(128).reshape({8, 4, 4}), maps = 10 * torch::randn({8, 2, 8});
+  CHECK(torch::equal(labels.flatten(1), labels.reshape({8, 16})));
+  CHECK(torch::equal(maps.flatten(1), maps.reshape({8, 16})));
+  CHECK(torch::equal(net.forward(x), expected));
+}
+
+TEST_CASE("a result that a layer reads as integers is given out as it was computed", "[qat]") {
+  struct Features : nn::Module {
+    Features() {
+      fc = register_module("fc", nn::Linear(8, 8));
+      head = register_module("head", nn::Linear(8, 4));
+    }
+    std::vector<torch::Tensor> forward(const torch::Tensor& x) {
+      const auto y = torch::relu(fc(x));
+      return {y, head(y)};
+    }
+    nn::Linear fc{nullptr}, head{nullptr};
+  } net;
+  net.eval();
+  torch::manual_seed(10);
+  const auto x = torch::randn({64, 8});
+  pare::Simulation simulation{net, x, pare::Quantizer{.activations = 4_bits}};
+  const auto converted = simulation.convert();
+  const auto simulated = [&] {
+    const auto scope = simulation.enter();
+    return net.forward(x);
+  }();
+  const auto packed = pare::compile(converted).run({x});
+  for (std::size_t i = 0; i < 2; ++i) {
+    CHECK(torch::equal(converted.run({x})[i], simulated[i]));
+    CHECK(pare::sqnr_db(simulated[i], packed[i]) > 60.0);
+  }
+  CHECK(std::get<0>(at::_unique(simulated[0])).numel() > 16);
+}
 
 TEST_CASE("two weights of one module have a quantizer each", "[qat]") {
   torch::manual_seed(5);

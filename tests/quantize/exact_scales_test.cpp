@@ -67,6 +67,34 @@ TEST_CASE("with exact scales kernels give the simulation's numbers", "[quantize]
   }
 }
 
+TEST_CASE("with exact scales inputs of a linear layer are rounded alike, too", "[quantize]") {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(1);
+  nn::Linear net(1000, 4);
+  const auto x = torch::randn({1000, 1000});
+  const auto int8 = pare::apply(pare::Quantizer{.exact_scales = true}, pare::capture(net, x.narrow(0, 0, 4)),
+                                {.calibration = pare::Batches{x.narrow(0, 0, 64)}})
+                        .model;
+  CHECK(torch::equal(pare::compile(int8)(x), int8(x)));
+}
+
+TEST_CASE("with exact scales the bias of a layer that is called twice is on its grid", "[quantize]") {
+  const torch::NoGradGuard no_grad;
+  struct Twice : nn::Module {
+    Twice() { layer = register_module("layer", nn::Linear(6, 6)); }
+    torch::Tensor forward(const torch::Tensor& x) { return layer(x).add(layer(x.flip(1))); }
+    nn::Linear layer{nullptr};
+  } net;
+  torch::manual_seed(2);
+  const auto x = torch::randn({32, 6});
+  const auto int8 =
+      pare::apply(pare::Quantizer{.exact_scales = true}, pare::capture(net, x), {.calibration = pare::Batches{x}})
+          .model;
+  const auto before = net.layer->bias, after = int8.weight("layer.bias");
+  CHECK_FALSE(torch::equal(before, after));
+  CHECK(torch::allclose(before, after, 0, 1e-3));
+}
+
 TEST_CASE("exact scales are refused where something moves scales", "[quantize]") {
   CHECK(raises("pare.quantize.103",
                [] { pare::Quantizer{.exact_scales = true, .rounding = pare::Rounding::Learned}.validate(); }));

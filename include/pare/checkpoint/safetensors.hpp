@@ -91,6 +91,7 @@ struct LoadOptions {
 /// - `pare.checkpoint.113` two tensors of the file end under one name
 /// - `pare.checkpoint.114` a pattern of the options is not a regular expression
 /// - `pare.checkpoint.115` floating-point values for an integer tensor, or the reverse
+/// - `pare.checkpoint.116` numbers that are beyond what the module's type can hold
 void load_weights(torch::nn::Module& module, const SafeTensors& file, const LoadOptions& options = {});
 
 /// Every parameter and buffer of a module by name, as `load_weights` finds them; the tensors alias the module's.

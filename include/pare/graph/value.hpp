@@ -2,6 +2,8 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,13 @@ struct TensorType {
   c10::ScalarType dtype = c10::ScalarType::Float;
   std::vector<SymbolicInt> sizes;
   [[nodiscard]] std::size_t rank() const noexcept { return sizes.size(); }
+  /// `sizes` where the graph's dims are these.
+  [[nodiscard]] std::vector<std::int64_t> sizes_at(std::span<const std::int64_t> dims) const {
+    std::vector<std::int64_t> numbers;
+    numbers.reserve(sizes.size());
+    for (const auto& size : sizes) numbers.push_back(size.evaluate(dims));
+    return numbers;
+  }
   friend bool operator==(const TensorType&, const TensorType&) = default;
 };
 

@@ -51,18 +51,19 @@ PARE_EACH_VECTOR_WIDTH void add_row(float* sums, const float* row, std::int64_t 
   for (std::int64_t i = 0; i < count; ++i) sums[i] += row[i];
 }
 
+void quantize_row(const float* from, std::uint8_t* to, std::int64_t count, const Quantization& grid) {
+  quantize_row(from, to, count, 1.0F / grid.scale, static_cast<float>((grid.is_signed ? -128 : 0) - grid.zero_point),
+               static_cast<float>((grid.is_signed ? 127 : 255) - grid.zero_point), grid.zero_point);
+}
+
 void quantize_points(const float* source, std::uint8_t* result, std::int64_t channels, std::int64_t points,
                      std::int64_t count, const Quantization& grid) {
-  const float inverse = 1.0F / grid.scale;
-  const auto low = static_cast<float>((grid.is_signed ? -128 : 0) - grid.zero_point),
-             high = static_cast<float>((grid.is_signed ? 127 : 255) - grid.zero_point);
   std::array<std::array<std::uint8_t, kTile>, kMostImageChannels> rows;
   for (std::int64_t p = 0; p < count; p += kTile) {
     const auto size = std::min(kTile, count - p);
     auto* to = result + p * channels;
     for (std::int64_t c = 0; c < channels; ++c)
-      quantize_row(source + c * points + p, channels == 1 ? to : rows[static_cast<std::size_t>(c)].data(), size,
-                   inverse, low, high, grid.zero_point);
+      quantize_row(source + c * points + p, channels == 1 ? to : rows[static_cast<std::size_t>(c)].data(), size, grid);
     if (channels == 3) {
       interleave_three(rows[0].data(), rows[1].data(), rows[2].data(), to, size);
     } else if (channels > 1) {
@@ -124,6 +125,16 @@ void quantize_image(const float* source, std::uint8_t* result, std::int64_t imag
     const auto count = std::min(kPointsOfATask, points - first);
     quantize_points(source + image * channels * points + first, result + (image * points + first) * channels, channels,
                     points, count, grid);
+  }
+}
+
+void quantize_floats(const float* source, std::uint8_t* result, std::int64_t count, const Quantization& grid) {
+  constexpr std::int64_t kFloatsOfATask = 3 * kPointsOfATask;
+  const auto tasks = (count + kFloatsOfATask - 1) / kFloatsOfATask;
+#pragma omp parallel for if (tasks > 1)
+  for (std::int64_t task = 0; task < tasks; ++task) {
+    const auto first = task * kFloatsOfATask;
+    quantize_row(source + first, result + first, std::min(kFloatsOfATask, count - first), grid);
   }
 }
 

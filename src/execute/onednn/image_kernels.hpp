@@ -22,6 +22,10 @@ constexpr std::int64_t kMostImageChannels = 4;
 void quantize_image(const float* source, std::uint8_t* result, std::int64_t images, std::int64_t channels,
                     std::int64_t points, const Quantization& grid);
 
+/// Floats onto a grid where they lie: rounded, then shifted by the zero point, which is how the simulation rounds.
+/// (oneDNN's reorder shifts first, so that a number next to a half may be rounded to the other side.)
+void quantize_floats(const float* source, std::uint8_t* result, std::int64_t count, const Quantization& grid);
+
 /// The mean of each channel over an image's points: `[images, channels]`, onto the grid `write` or as float.
 /// Sums of integers are exact.
 /// @param type u8, s8 or f32

@@ -136,7 +136,7 @@ class OnednnExecutor final : public Executor {
         continue;
       }
       const auto& value = graph.value(output);
-      const auto sizes = program_->sizes(output, dims);
+      const auto sizes = program_->graph.value(output).type.sizes_at(dims);
       if (std::ranges::count(sizes, 0) == 0)
         fail("pare.execute.104", value.name, "a result that is not empty cannot be computed from an empty batch");
       results.push_back(at::empty(sizes, value.type.dtype));

@@ -62,7 +62,7 @@ class PlanBuilder {
   /// @return the kernel's name
   std::string reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                       const std::optional<Quantization>& write);
-  std::optional<std::string> quantize_unmoved(const Stored& from, const Stored& to, const Quantization& grid);
+  bool quantize_floats_of(const Stored& from, const Stored& to, const Quantization& grid);
   bool is_last_use(int buffer) const;
   int tensor_for(const Stored& stored, const dnnl::memory::dims& dims);
   int new_buffer(PlanBuffer buffer);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "execute/onednn/image_kernels.hpp"
 #include "execute/onednn/layout.hpp"
 #include "execute/onednn/plan_builder.hpp"
 #include "pare/core/error.hpp"
@@ -11,7 +12,7 @@ PARE_NAMESPACE_BEGIN
 using dnnl::memory;
 using desc = memory::desc;
 
-memory::dims PlanBuilder::sizes(ValueId value) const { return program_.sizes(value, plan_->dims); }
+memory::dims PlanBuilder::sizes(ValueId value) const { return graph_.value(value).type.sizes_at(plan_->dims); }
 
 const std::optional<Quantization>& PlanBuilder::quantization(ValueId value) const {
   return program_.quantization[index(value)];
@@ -80,8 +81,7 @@ PlanBuilder::Stored& PlanBuilder::stored(ValueId value) {
 
 std::string PlanBuilder::reorder(const Stored& from, const Stored& to, const std::optional<Quantization>& read,
                                  const std::optional<Quantization>& write) {
-  if (write && !read)
-    if (auto kernel = quantize_unmoved(from, to, *write)) return *std::move(kernel);
+  if (write && !read && quantize_floats_of(from, to, *write)) return "quantize_floats";
   auto attr = with_scratchpad();
   std::vector<PlanArgument> arguments{argument(DNNL_ARG_FROM, from), argument(DNNL_ARG_TO, to)};
   const auto scaled = [&](int side, const Quantization& quantization) {
@@ -98,28 +98,19 @@ std::string PlanBuilder::reorder(const Stored& from, const Stored& to, const std
   return description.impl_info_str();
 }
 
-// Floats onto a grid where nothing moves: a product with the inverse scale plus the zero point, which is what a reorder
-// computes, to the bit, in four times the time.
-std::optional<std::string> PlanBuilder::quantize_unmoved(const Stored& from, const Stored& to,
-                                                         const Quantization& grid) {
-  const auto dims = from.layout.get_dims();
-  if (from.layout.get_data_type() != data_type::f32 || !is_plain(from.layout) || !is_plain(to.layout) ||
-      !is_dense(from.layout) || from.layout.get_strides() != to.layout.get_strides())
-    return std::nullopt;
-  const memory::dims one(dims.size(), 1);
-  memory inverse(desc(one, data_type::f32, row_major_strides(one)), cpu_engine());
-  *static_cast<float*>(inverse.get_data_handle()) = 1.F / grid.scale;
-  auto attr = with_scratchpad();
-  dnnl::post_ops ops;
-  if (grid.zero_point != 0)
-    ops.append_eltwise(dnnl::algorithm::eltwise_linear, 1.F, static_cast<float>(grid.zero_point));
-  attr.set_post_ops(ops);
-  const dnnl::binary::primitive_desc description(cpu_engine(), dnnl::algorithm::binary_mul, from.layout,
-                                                 inverse.get_desc(), to.layout, attr, true);
-  if (!description || is_reference(description)) return std::nullopt;
-  call(dnnl::binary(description), description,
-       {argument(DNNL_ARG_SRC_0, from), argument(DNNL_ARG_SRC_1, inverse), argument(DNNL_ARG_DST, to)});
-  return description.impl_info_str();
+// Floats onto a grid: first where they lie, then as integers to where they belong.
+bool PlanBuilder::quantize_floats_of(const Stored& from, const Stored& to, const Quantization& grid) {
+  if (from.layout.get_data_type() != data_type::f32 || !is_plain(from.layout) || !is_dense(from.layout)) return false;
+  const auto unmoved = with_type(from.layout, to.layout.get_data_type());
+  const auto target = unmoved == to.layout ? to : allocate(unmoved);
+  call(
+      [=, count = static_cast<std::int64_t>(from.layout.get_size() / sizeof(float))](PlanInstance& instance) {
+        quantize_floats(reinterpret_cast<const float*>(instance.pointer(from.buffer) + from.offset),
+                        reinterpret_cast<std::uint8_t*>(instance.pointer(target.buffer) + target.offset), count, grid);
+      },
+      {from.buffer, target.buffer});
+  if (target.buffer != to.buffer) reorder(target, to, std::nullopt, std::nullopt);
+  return true;
 }
 
 PlanBuilder::Stored PlanBuilder::in_layout(ValueId value, const desc& layout) {

@@ -126,12 +126,6 @@ struct Program {
   std::unordered_map<std::size_t, IntegerTable> packed = {};  ///< by ValueId: weights that recurrent steps read
 
   [[nodiscard]] ValueId root_of(ValueId value) const { return value == kNoValue ? value : root[index(value)]; }
-  /// Of a value, where the graph's dims are these.
-  [[nodiscard]] std::vector<std::int64_t> sizes(ValueId value, const std::vector<std::int64_t>& dims) const {
-    std::vector<std::int64_t> sizes;
-    for (const auto& size : graph.value(value).type.sizes) sizes.push_back(size.evaluate(dims));
-    return sizes;
-  }
 };
 
 /// Lowers a model in evaluation mode.
