@@ -13,6 +13,8 @@ PARE_NAMESPACE_BEGIN
 Committed commit_module(const Model& model, torch::nn::Module& module, torch::optim::Optimizer* optimizer,
                         const CommitOptions& options) {
   const at::NoGradGuard no_grad;
+  if (!(options.tolerance >= 0))
+    fail("pare.commit.105", "tolerance", "a tolerance of {}: it must be at least 0", options.tolerance);
   const auto origin = model.origin();
   if (!origin)
     fail("pare.commit.101", "",

@@ -87,6 +87,9 @@ struct Distillation::State {
     at::Tensor sum;
     terms.clear();
     for (const auto& term : loss.terms(batch)) {
+      if (!term.value.defined() || term.value.numel() != 1)
+        fail("pare.distill.125", term.name, "the loss gives {}: a scalar is wanted",
+             term.value.defined() ? fmt::format("a tensor of {} numbers", term.value.numel()) : "an undefined tensor");
       terms.emplace_back(term.name, term.value.item<double>());
       sum = sum.defined() ? sum + term.weight * term.value : term.weight * term.value;
     }

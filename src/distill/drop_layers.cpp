@@ -16,9 +16,9 @@ namespace {
 
 std::vector<std::int64_t> positions(const DropLayers& options, std::int64_t n) {
   auto keep = options.keep;
-  const auto count = options.layers > 0 ? options.layers : std::max<std::int64_t>(1, n / 2);
+  const auto count = options.layers != 0 ? options.layers : std::max<std::int64_t>(1, n / 2);
   if (keep.empty()) {
-    if (count > n) fail("pare.distill.141", options.stack, "{} layers to keep of {}", count, n);
+    if (count < 1 || count > n) fail("pare.distill.141", options.stack, "{} layers to keep of {}", count, n);
     for (std::int64_t i = 0; i < count; ++i) switch (options.choose) {
         case DropLayers::Choose::Uniform:
           keep.push_back((i + 1) * n / count - 1);

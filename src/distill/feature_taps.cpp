@@ -12,6 +12,14 @@ PARE_NAMESPACE_BEGIN
 
 namespace {
 
+// Every tensor that an argument on the stack holds.
+template <class Visit>
+void visit_tensors(const c10::IValue& argument, const Visit& visit) {
+  if (argument.isTensor() && argument.toTensor().defined()) visit(argument.toTensor());
+  if (argument.isTensorList())
+    for (const at::Tensor& tensor : argument.toTensorVector()) visit(tensor);
+}
+
 std::string parent_of(std::string_view path) {
   const auto dot = path.rfind('.');
   return dot == std::string_view::npos ? std::string() : std::string(path.substr(0, dot));
@@ -100,18 +108,36 @@ void FeatureWatch::follow(const at::Tensor& output, const std::string* owner,
   }
 }
 
+// What a module gave is not what later calls of others make of its memory. Its own writes, through views too, show in
+// the tensor by themselves.
+void FeatureWatch::before_writes(const c10::FunctionSchema& schema, const torch::jit::Stack& stack,
+                                 std::string_view module) {
+  if (!schema.is_mutable()) return;
+  const auto& arguments = schema.arguments();
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = arguments[i].alias_info();
+    if (!alias || !alias->isWrite()) continue;
+    visit_tensors(stack[stack.size() - arguments.size() + i], [&](const at::Tensor& target) {
+      for (auto& tap : taps_) {
+        if (!tap.value.defined() || is_within(module, tap.path)) continue;
+        if (!target.has_storage() || !tap.value.has_storage() || !tap.value.is_alias_of(target)) continue;
+        const at::AutoGradMode gradients(tap.value.requires_grad());
+        tap.value = tap.value.clone();
+      }
+    });
+  }
+}
+
 void FeatureWatch::call(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
   if (only_with_gradients_ && !at::GradMode::is_enabled()) {
+    before_writes(op.schema(), stack, scope_);
     op.callBoxed(stack);
     return;
   }
   std::vector<at::Tensor> arguments;
   const auto count = op.schema().arguments().size();
-  for (auto value = stack.end() - static_cast<std::ptrdiff_t>(count); value != stack.end(); ++value) {
-    if (value->isTensor() && value->toTensor().defined()) arguments.push_back(value->toTensor());
-    if (value->isTensorList())
-      for (const at::Tensor& tensor : value->toTensorVector()) arguments.push_back(tensor);
-  }
+  for (auto value = stack.end() - static_cast<std::ptrdiff_t>(count); value != stack.end(); ++value)
+    visit_tensors(*value, [&](const at::Tensor& tensor) { arguments.push_back(tensor); });
   const std::string* owner = nullptr;
   std::size_t weights = 0;
   for (const auto& argument : arguments) {
@@ -124,6 +150,7 @@ void FeatureWatch::call(const c10::OperatorHandle& op, torch::jit::Stack& stack)
     ++weights;
     if (!owner) owner = &found->second;
   }
+  before_writes(op.schema(), stack, owner ? *owner : scope_);
   op.callBoxed(stack);
   if (op.schema().returns().empty()) return;
   const auto results = static_cast<std::ptrdiff_t>(op.schema().returns().size());

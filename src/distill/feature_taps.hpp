@@ -31,6 +31,7 @@ class FeatureWatch : public Interceptor {
     std::string path;
     at::Tensor value;
   };
+  void before_writes(const c10::FunctionSchema& schema, const torch::jit::Stack& stack, std::string_view module);
   void follow(const at::Tensor& output, const std::string* owner, const std::vector<at::Tensor>& arguments);
 
   std::unordered_map<const c10::TensorImpl*, std::string> owners_;   // weights → module

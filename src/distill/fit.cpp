@@ -1,16 +1,16 @@
 #include "pare/distill/fit.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
+#include <fmt/ranges.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/sgd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <numbers>
+#include <set>
 
 #include "distill/training_state.hpp"
 #include "pare/core/error.hpp"
@@ -99,15 +99,16 @@ class Training {
   FitResult run() {
     const at::AutoGradMode gradients(true);
     at::manual_seed(options_.seed);
-    auto& place = state_.place;
-    if (!options_.checkpoint.empty() && load_training(options_.checkpoint, state_, resume_random_)) {
-      place.result.resumed = true;
-      options_.log.info("training resumed at step {} of {}", place.step, total_);
+    const bool training = model_.is_training();
+    remember();
+    try {
+      train();
+    } catch (...) {  // the caller's loss, data and judge may throw whatever they like
+      go_back();
+      model_.train(training);
+      throw;
     }
-    if (state_.best.empty()) good_ = numbers_of(model_);
-    auto task = options_.progress.start("train", static_cast<std::size_t>(total_));
-    task.advance(static_cast<std::size_t>(place.step));
-    while (!place.over) epoch(task);
+    auto& place = state_.place;
     model_.eval();
     if (!state_.best.empty()) put_back(model_, state_.best);
     place.result.steps = place.step;
@@ -116,6 +117,34 @@ class Training {
   }
 
  private:
+  void train() {
+    auto& place = state_.place;
+    if (!options_.checkpoint.empty() && load_training(options_.checkpoint, state_, resume_random_)) {
+      place.result.resumed = true;
+      options_.log.info("training resumed at step {} of {}", place.step, total_);
+      remember();
+    }
+    if (!options_.checkpoint.empty() && !place.over) require_writable(options_.checkpoint);
+    for (const auto& [path, weight] : model_.weights())
+      if (is_finite(weight.tensor)) finite_.insert(path);
+    auto task = options_.progress.start("train", static_cast<std::size_t>(total_));
+    task.advance(static_cast<std::size_t>(place.step));
+    while (!place.over) epoch(task);
+  }
+
+  // What a training that fails goes back to.
+  void remember() {
+    if (state_.best.empty()) good_ = numbers_of(model_);
+    good_also_.clear();
+    for (const auto& tensor : state_.also) good_also_.push_back(tensor.detach().clone());
+  }
+
+  void go_back() {
+    put_back(model_, state_.best.empty() ? good_ : state_.best);
+    const at::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < good_also_.size(); ++i) state_.also[i].copy_(good_also_[i]);
+  }
+
   static std::vector<at::Tensor> trained_tensors(const Model& model, const std::vector<at::Tensor>& also) {
     std::vector<at::Tensor> all;
     for (const auto& tensor : model.parameters())
@@ -184,8 +213,8 @@ class Training {
       resume_random_ = at::Tensor();
     }
     while (it != std::default_sentinel && place.step < total_) {
-      const auto pending = gather(*it);
       ++place.position;
+      const auto pending = gather(*it);
       if (pending < options_.accumulate) {
         ++it;
         if (it != std::default_sentinel) continue;
@@ -193,7 +222,10 @@ class Training {
         break;
       }
       step(pending, task);
-      if (place.step % options_.checkpoint_every == 0 && place.step < total_) keep();
+      if (place.step % options_.checkpoint_every == 0 && place.step < total_) {
+        check_numbers();
+        keep();
+      }
       ++it;
     }
     finish_epoch();
@@ -213,12 +245,23 @@ class Training {
         throw;
       }
     }
+    check_loss(loss);
     const double value = loss.item<double>();
     if (!std::isfinite(value)) stop(fmt::format("the loss is {}", value));
     (options_.accumulate > 1 ? loss / static_cast<double>(options_.accumulate) : loss).backward();
     place.epoch_loss += value;
     ++place.epoch_batches;
     return ++pending_;
+  }
+
+  void check_loss(const at::Tensor& loss) const {
+    const auto refuse = [&](const std::string& what) {
+      fail("pare.distill.125", "", "the loss of batch {} of epoch {} (both counted from 0) {}",
+           state_.place.position - 1, state_.place.epoch, what);
+    };
+    if (!loss.defined()) refuse("is an undefined tensor");
+    if (loss.numel() != 1) refuse(fmt::format("has the shape [{}]: a scalar is wanted", fmt::join(loss.sizes(), ", ")));
+    if (!loss.requires_grad()) refuse("has no gradients: it does not depend on what is trained");
   }
 
   void step(std::int64_t pending, Progress::Task& task) {
@@ -245,15 +288,32 @@ class Training {
     task.advance();
   }
 
+  // A step may go beyond what half precision holds, from a loss and gradients that are finite.
+  void check_numbers() {
+    for (const auto& path : finite_)
+      if (const auto& weight = model_.weight(path); !is_finite(weight))
+        stop(fmt::format("{} of type {} is not finite", path, c10::toString(weight.scalar_type())));
+    for (const auto& tensor : state_.also)
+      if (!is_finite(tensor)) stop("what the loss learns is not finite");
+  }
+
+  static bool is_finite(const at::Tensor& tensor) {
+    return !tensor.is_floating_point() || tensor.isfinite().all().item<bool>();
+  }
+
   void keep() {
-    if (state_.best.empty()) good_ = numbers_of(model_);
+    remember();
     if (!options_.checkpoint.empty()) save_training(options_.checkpoint, state_);
   }
 
   void finish_epoch() {
     auto& place = state_.place;
     auto& result = place.result;
-    result.last_loss = place.epoch_loss / static_cast<double>(std::max<std::int64_t>(1, place.epoch_batches));
+    if (place.epoch_batches == 0)
+      fail("pare.distill.122", "", "epoch {} (counted from 0) has no batch: data must be there to read in every epoch",
+           place.epoch);
+    check_numbers();
+    result.last_loss = place.epoch_loss / static_cast<double>(place.epoch_batches);
     if (place.epoch == 0) result.first_loss = result.last_loss;
     ++place.epoch;
     options_.log.info("epoch {}: step {} of {}, mean loss {:.6g}", place.epoch, place.step, total_, result.last_loss);
@@ -271,6 +331,9 @@ class Training {
     model_.eval();
     const at::NoGradGuard no_grad;
     const double value = options_.judge(model_);
+    if (!std::isfinite(value))
+      fail("pare.distill.124", "", "the judgement of epoch {} (counted from 1) is {}: it must be a finite number",
+           place.epoch, value);
     options_.log.info("epoch {}: judged {:.6g}", place.epoch, value);
     if (!result.best || value > *result.best) {
       result.best = value;
@@ -284,13 +347,10 @@ class Training {
 
   [[noreturn]] void stop(const std::string& what) {
     const auto& place = state_.place;
-    put_back(model_, state_.best.empty() ? good_ : state_.best);
-    model_.eval();
     fail("pare.distill.131", "",
          "{} at batch {} of epoch {} (both counted from 0), after {} steps; the model is back at its last good state: "
-         "try "
-         "a lower rate or a smaller .clip",
-         what, place.position, place.epoch, place.step);
+         "try a lower rate or a smaller .clip",
+         what, place.position - 1, place.epoch, place.step);
   }
 
   Model& model_;
@@ -302,57 +362,14 @@ class Training {
   TrainingState state_;
   std::vector<at::Tensor> kept_;            // for `keep_zeros`: where each tensor is not zero
   std::map<std::string, at::Tensor> good_;  // the last good state, until one is judged best
+  std::vector<at::Tensor> good_also_;       // of what the loss learns
+  std::set<std::string> finite_;            // weights that must stay so: a mask may have been infinite all along
   at::Tensor resume_random_;
   std::int64_t total_ = 0;
   std::int64_t pending_ = 0;
 };
 
 }  // namespace
-
-void FitOptions::validate() const {
-  const auto want = [](bool good, const char* name, const auto& value, const char* range) {
-    if (!good) fail("pare.distill.120", name, "{} is out of range: {}", value, range);
-  };
-  want(epochs >= 1, "epochs", epochs, "at least 1");
-  want(steps >= 0, "steps", steps, "at least 0");
-  want(rate > 0 && std::isfinite(rate), "rate", rate, "positive");
-  want(weight_decay >= 0, "weight_decay", weight_decay, "at least 0");
-  want(momentum >= 0 && momentum < 1, "momentum", momentum, "0 to 1");
-  want(warm_up.fraction >= 0 && warm_up.fraction <= 1, "warm_up", warm_up.fraction, "0 to 1");
-  want(clip >= 0, "clip", clip, "at least 0");
-  want(accumulate >= 1, "accumulate", accumulate, "at least 1");
-  want(patience >= 0, "patience", patience, "at least 0");
-  want(checkpoint_every >= 1, "checkpoint_every", checkpoint_every, "at least 1");
-}
-
-TrainingData TrainingData::shuffled(std::vector<at::Tensor> tensors, std::int64_t batch_size, std::uint64_t seed) {
-  const auto rows = tensors.empty() ? 0 : tensors.front().size(0);
-  for (const auto& tensor : tensors)
-    if (tensor.size(0) != rows)
-      fail("pare.distill.121", "", "tensors of {} and {} rows: every row is one sample", rows, tensor.size(0));
-  if (batch_size < 1 || rows < batch_size) fail("pare.distill.121", "", "batches of {} from {} rows", batch_size, rows);
-  TrainingData data([tensors, batch_size, seed, rows](std::int64_t epoch) {
-    auto generator = at::detail::createCPUGenerator(seed * 0x9E3779B97F4A7C15ULL + static_cast<std::uint64_t>(epoch));
-    const auto order = at::randperm(rows, generator, at::TensorOptions().dtype(at::kLong));
-    return Batches(
-        [tensors, batch_size, order](std::size_t position) -> std::optional<Batch> {
-          const auto index = order.narrow(0, static_cast<std::int64_t>(position) * batch_size, batch_size);
-          Batch batch;
-          for (const auto& tensor : tensors) batch.push_back(tensor.index_select(0, index));
-          return batch;
-        },
-        static_cast<std::size_t>(rows / batch_size));
-  });
-  data.samples_ =
-      Batches([tensors = std::move(tensors), batch_size, rows](std::size_t position) -> std::optional<Batch> {
-        const auto begin = static_cast<std::int64_t>(position) * batch_size;
-        if (begin >= rows) return std::nullopt;
-        Batch batch;
-        for (const auto& tensor : tensors) batch.push_back(tensor.narrow(0, begin, std::min(batch_size, rows - begin)));
-        return batch;
-      });
-  return data;
-}
 
 FitResult fit(Model& model, const TrainingData& data, const StepLoss& loss, const FitOptions& options,
               std::vector<at::Tensor> also) {

@@ -1,4 +1,7 @@
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <optional>
 
 #include "distill/features.hpp"
 #include "pare/distill/attention_transfer.hpp"
@@ -37,6 +40,31 @@ at::Tensor embedding_of(const at::Tensor& feature) {
   return feature.dim() > 3 ? feature.flatten(2).mean(2) : feature;
 }
 
+template <class Value>
+void want(bool good, const char* setting, Value value, std::string_view range) {
+  if (!good) fail("pare.distill.112", setting, "{} is out of range: {}", value, range);
+}
+
+// Labels as int64 classes of `[N, classes, ...]` logits; `ignored` may stand for no class.
+at::Tensor classes_of(const at::Tensor& targets, const at::Tensor& logits,
+                      std::optional<std::int64_t> ignored = std::nullopt) {
+  if (logits.dim() < 2)
+    fail("pare.distill.104", "", "labels for an output of shape [{}]: classes along axis 1 are wanted",
+         fmt::join(logits.sizes(), ", "));
+  auto wanted = logits.sizes().vec();
+  wanted.erase(wanted.begin() + 1);
+  if (!at::isIntegralType(targets.scalar_type(), /*includeBool=*/false) || targets.sizes() != wanted)
+    fail("pare.distill.111", "", "labels are {} of shape [{}]: integers of shape [{}] are wanted",
+         c10::toString(targets.scalar_type()), fmt::join(targets.sizes(), ", "), fmt::join(wanted, ", "));
+  const auto classes = targets.to(at::kLong);
+  auto unknown = classes.lt(0).logical_or(classes.ge(logits.size(1)));
+  if (ignored) unknown = unknown.logical_and(classes.ne(*ignored));
+  if (const auto bad = classes.masked_select(unknown); bad.numel() > 0)
+    fail("pare.distill.111", "", "a label is {}: the student has {} classes, counted from 0",
+         bad[0].item<std::int64_t>(), logits.size(1));
+  return classes;
+}
+
 at::Tensor huber(const at::Tensor& a, const at::Tensor& b) { return at::smooth_l1_loss(a, b); }
 
 }  // namespace
@@ -44,18 +72,26 @@ at::Tensor huber(const at::Tensor& a, const at::Tensor& b) { return at::smooth_l
 at::Tensor KnowledgeDistillation::operator()(const DistillationBatch& batch) const {
   const auto &own = batch.student.output(output), &theirs = batch.teacher.output(output);
   require_same_shape(own, theirs, fmt::format("output {}", output));
+  want(class_dim >= -own.dim() && class_dim < own.dim(), "KnowledgeDistillation.class_dim", class_dim,
+       fmt::format("one of the output's {} axes", own.dim()));
   return softened_divergence(own, theirs, temperature, class_dim);
 }
 
 at::Tensor DecoupledKnowledgeDistillation::operator()(const DistillationBatch& batch) const {
   const auto &own = batch.student.output(output), &theirs = batch.teacher.output(output);
   require_same_shape(own, theirs, fmt::format("output {}", output));
-  const auto targets = batch.targets.defined() ? batch.targets : theirs.argmax(1);
+  const auto targets = batch.targets.defined() ? classes_of(batch.targets, own) : theirs.argmax(-1);
   return decoupled_divergence(own, theirs, targets, target_weight, others_weight, temperature);
 }
 
 at::Tensor HardTargets::operator()(const DistillationBatch& batch) const {
-  return at::cross_entropy_loss(batch.student.output(output), batch.labels(), {}, at::Reduction::Mean, -100, smoothing);
+  constexpr std::int64_t kNoClass = -100;
+  want(smoothing >= 0 && smoothing <= 1, "HardTargets.smoothing", smoothing, "0 to 1");
+  const auto& logits = batch.student.output(output);
+  const auto& labels = batch.labels();
+  const bool shares = labels.is_floating_point() && labels.sizes() == logits.sizes();
+  const auto targets = shares ? labels : classes_of(labels, logits, kNoClass);
+  return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Mean, kNoClass, smoothing);
 }
 
 void Hints::prepare(const DistillationBatch& example) {
@@ -100,6 +136,7 @@ at::Tensor AttentionTransfer::operator()(const DistillationBatch& batch) const {
 }
 
 at::Tensor RelationalDistillation::operator()(const DistillationBatch& batch) const {
+  want(distance != 0 || angle != 0, "RelationalDistillation.angle", angle, "not 0 where .distance is 0 too");
   std::vector<at::Tensor> terms;
   for (const auto& [student, teacher] : sides(layers, batch)) {
     const auto own = embedding_of(student), theirs = embedding_of(teacher);
@@ -112,6 +149,7 @@ at::Tensor RelationalDistillation::operator()(const DistillationBatch& batch) co
 }
 
 void ContrastiveDistillation::prepare(const DistillationBatch& example) {
+  want(width >= 1, "ContrastiveDistillation.width", width, "at least 1");
   layers.choose(example);
   projectors.clear();
   for (const auto& [student, teacher] : sides(layers, example))

@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/sgd.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <filesystem>
@@ -164,6 +165,15 @@ void save_training(const std::string& path, const TrainingState& state) {
   tensors["random_state"] = random_state();
   tensors["epoch_random_state"] = state.epoch_random;
   save_safetensors(path, tensors, describe(state));
+}
+
+void require_writable(const std::string& path) {
+  auto folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  // The file itself is replaced: its folder must take another.
+  std::error_code ignored;
+  if (::access(folder.c_str(), W_OK | X_OK) != 0 || std::filesystem::is_directory(path, ignored))
+    fail("pare.checkpoint.121", path, "the file cannot be written");
 }
 
 bool load_training(const std::string& path, TrainingState& state, at::Tensor& random) {

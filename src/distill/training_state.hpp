@@ -40,6 +40,9 @@ void save_training(const std::string& path, const TrainingState& state);
 /// Reads it back in place. @return false when there is no file. @throws Error `pare.distill.132`, `.133`
 bool load_training(const std::string& path, TrainingState& state, at::Tensor& random_state);
 
+/// Whether the state can be written at all is known before the first step. @throws Error `pare.checkpoint.121`
+void require_writable(const std::string& path);
+
 /// LibTorch's random state on the CPU, and putting it back.
 at::Tensor random_state();
 void set_random_state(const at::Tensor& state);

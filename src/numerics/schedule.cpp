@@ -28,6 +28,7 @@ double progress(Schedule::Shape shape, double time) {
 }  // namespace
 
 double Schedule::at(std::int64_t step) const {
+  validate();
   if (step >= end) return to;
   if (step <= begin) return from;
   const auto reached = begin + (step - begin) / every * every;
@@ -36,7 +37,8 @@ double Schedule::at(std::int64_t step) const {
   return from + (to - from) * progress(shape, time);
 }
 
-bool Schedule::due(std::int64_t step) const noexcept {
+bool Schedule::due(std::int64_t step) const {
+  validate();
   return step >= begin && step <= end && ((step - begin) % every == 0 || step == end);
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "check_outputs.hpp"
 #include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/op_family.hpp"
@@ -112,6 +113,7 @@ Preserved BlockPruner::run(Model& model, Context& context) {
   const bool training = model.is_training();
   model.eval();
   const auto expected = outputs_of(model, calibration);
+  check_outputs("pare.prune.103", expected);
   auto left = std::max<std::int64_t>(1, std::lround(ratio.fraction * static_cast<double>(open.size())));
   for (; left > 0 && !open.empty(); --left) {
     std::size_t best = 0;

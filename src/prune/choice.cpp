@@ -52,14 +52,19 @@ void edit_graph(Rewriter& rewriter, const Removal& removal) {
 
 }  // namespace
 
+void refuse_named(const PruningSettings& settings, const ChannelGroup& group, std::string_view why) {
+  for (const auto& [name, ratio] : settings.group_ratios)
+    if (name == group.name)
+      fail("pare.prune.105", name, "{:.1f} % of its units were to go, and none can: {}", 100 * ratio.fraction, why);
+}
+
 Batch made_up_inputs(const Model& model) {
   const auto& graph = model.graph();
   const auto device = model.weights().empty() ? at::Device(at::kCPU) : model.weights().begin()->second.tensor.device();
   Batch inputs;
   for (const auto id : graph.inputs()) {
     const auto& type = graph.value(id).type;
-    std::vector<std::int64_t> sizes;
-    for (const auto& size : type.sizes) sizes.push_back(size.evaluate(graph.example_dims()));
+    const auto sizes = type.sizes_at(graph.example_dims());
     inputs.push_back(c10::isFloatingType(type.dtype) ? at::ones(sizes, at::TensorOptions(type.dtype).device(device))
                                                      : at::zeros(sizes, at::TensorOptions(type.dtype).device(device)));
   }
@@ -165,6 +170,7 @@ Pruning Chooser::choose(const PruningSettings& settings) {
     });
     if (stuck.empty()) fail("pare.prune.108", "", "{}", why);
     for (auto it = stuck.rbegin(); it != stuck.rend(); ++it) {
+      refuse_named(settings, *candidates_[it->first].group, it->second);
       declined_.push_back({candidates_[it->first].group, it->second});
       candidates_.erase(candidates_.begin() + static_cast<std::ptrdiff_t>(it->first));
     }

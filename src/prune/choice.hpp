@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pare/analysis/channel_groups.hpp"
@@ -59,6 +60,9 @@ class Chooser {
   CommitTrial* trial_;
   std::vector<Declined> declined_;
 };
+
+/// @throws Error `pare.prune.105` when a group that stays whole was named in `group_ratios`
+void refuse_named(const PruningSettings& settings, const ChannelGroup& group, std::string_view why);
 
 /// Inputs in the captured sizes: ones, and zeros where indices are wanted.
 Batch made_up_inputs(const Model& model);

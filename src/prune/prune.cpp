@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "choice.hpp"
@@ -61,13 +62,21 @@ void validate_pruning(const PruningSettings& settings) {
   check_share(settings.parameters, "parameters");
   check_share(settings.bytes, "bytes");
   check_share(settings.latency, "latency");
-  for (const auto& [group, ratio] : settings.group_ratios) check_share(ratio, group);
+  std::set<std::string> named;
+  for (const auto& [group, ratio] : settings.group_ratios) {
+    check_share(ratio, group);
+    if (!named.insert(group).second) fail("pare.prune.102", group, "group_ratios names it twice");
+  }
   if (settings.min_channels < 1) fail("pare.prune.102", "", "min_channels is {}", settings.min_channels);
   if (settings.latency_threads < 0) fail("pare.prune.102", "", "latency_threads is {}", settings.latency_threads);
   if (settings.round_to < 1) fail("pare.prune.102", "", "round_to is {}", settings.round_to);
   if (!(settings.max_ratio.fraction > 0.0 && settings.max_ratio.fraction < 1.0))
     fail("pare.prune.102", "", "max_ratio is {}: a group would vanish or stay", settings.max_ratio.fraction);
   if (settings.max_features < 1) fail("pare.prune.102", "", "max_features is {}", settings.max_features);
+  if (!(settings.ridge >= 0.0) || !std::isfinite(settings.ridge))
+    fail("pare.prune.102", "", "ridge is {}", settings.ridge);
+  if (const auto damping = settings.importance.eliminates.value_or(0.0); !(damping >= 0.0) || !std::isfinite(damping))
+    fail("pare.prune.102", "", "damping is {}", damping);
 }
 
 Preserved prune(Model& model, Context& context, const PruningSettings& given) {
@@ -94,6 +103,7 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
   std::vector<const ChannelGroup*> open;
   std::string reasons;
   const auto leave = [&](const ChannelGroup& group, std::string_view why) {
+    refuse_named(settings, group, why);
     reasons += fmt::format("; {}: {}", group.name, why);
     decline(context, group, why);
   };
@@ -138,7 +148,7 @@ Preserved prune(Model& model, Context& context, const PruningSettings& given) {
     }
   }
   if (batches && (settings.reconstruct || settings.recalibrate))
-    reconstruct(original, model, context.rewriter(), pruning.removal, *batches, settings);
+    reconstruct(original, model, context.rewriter(), groups, pruning, *batches, settings);
   model.train(training);
   return Preserved::none();
 }

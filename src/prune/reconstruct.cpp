@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 
+#include "pare/core/error.hpp"
 #include "pare/graph/interpreter.hpp"
 #include "refit.hpp"
 #include "statistics.hpp"
@@ -23,11 +24,41 @@ at::Tensor chosen(const at::Tensor& tensor, std::int64_t axis, const std::option
               : tensor;
 }
 
+// The entries of one axis of a value that are left.
+struct Cut {
+  std::int64_t axis;
+  std::int64_t whole;  // entries there were
+  Kept kept;
+};
+
+// @return undefined where an axis has another size than at capture (heads times samples): which entries went is not
+// known there
+at::Tensor cut(const at::Tensor& whole, const std::vector<Cut>& cuts) {
+  auto result = whole;
+  for (const auto& [axis, size, kept] : cuts) {
+    if (whole.size(axis) != size) return {};
+    result = chosen(result, axis, kept);
+  }
+  return result;
+}
+
+[[noreturn]] void not_finite(const std::string& path) {
+  fail("pare.prune.103", path,
+       "on the calibration batches the layer meets NaN or infinite values, or they hold no samples");
+}
+
 class Walk {
  public:
-  Walk(const Model& original, const Model& pruned, Rewriter& rewriter, const Removal& removal,
-       const Batches& calibration, const PruningSettings& settings)
-      : original_(original), pruned_(pruned), rewriter_(rewriter), settings_(settings), calibration_(calibration) {
+  Walk(const Model& original, const Model& pruned, Rewriter& rewriter, const ChannelGroups& groups,
+       const Pruning& pruning, const Batches& calibration, const PruningSettings& settings)
+      : original_(original),
+        pruned_(pruned),
+        rewriter_(rewriter),
+        groups_(groups),
+        settings_(settings),
+        calibration_(calibration) {
+    for (const auto& choice : pruning.choices) gone_.insert(choice.units.begin(), choice.units.end());
+    const auto& removal = pruning.removal;
     for (const auto& weight : removal.weights) kept_[weight.path][weight.dim] = weight.kept;
     for (const auto& constant : removal.constants) edited_.insert(constant.node);
     for (const auto& replacement : removal.replacements) edited_.insert(replacement.node);
@@ -110,6 +141,19 @@ class Walk {
     if (found == kept_.end() || !found->second.contains(axis)) return std::nullopt;
     return found->second.at(axis);
   }
+  // What a value of the original has lost, along every axis: units may lie across the channels of a layer.
+  [[nodiscard]] std::vector<Cut> cuts_of(ValueId value) const {
+    std::vector<Cut> cuts;
+    const auto rank = static_cast<std::int64_t>(original_.graph().value(value).type.rank());
+    for (std::int64_t axis = 0; axis < rank; ++axis) {
+      const auto units = groups_.units_along(value, axis);
+      Cut one{axis, static_cast<std::int64_t>(units.size()), {}};
+      for (std::int64_t i = 0; i < one.whole; ++i)
+        if (!gone_.contains(units[static_cast<std::size_t>(i)])) one.kept.push_back(i);
+      if (one.kept.size() < units.size()) cuts.push_back(std::move(one));
+    }
+    return cuts;
+  }
   [[nodiscard]] const std::string& path(ValueId value) const { return original_.graph().value(value).name; }
 
   // How much of the shortcut's loss this layer has to make up for, in its own units: the batch norm between scales it.
@@ -118,9 +162,9 @@ class Walk {
     if (region.residual_add == kNoNode || !differs_[index(region.residual)]) return {};
     const auto &was = before_[b][index(region.residual)], &is = now(b, region.residual);
     if (!was.defined() || !is.defined()) return {};
-    const auto whole = chosen(was, channel_axis < was.dim() ? channel_axis : was.dim() - 1, outputs);
-    if (whole.sizes() != is.sizes()) return {};
-    auto lost = whole - is;
+    const auto left = cut(was, cuts_of(region.residual));
+    if (!left.defined() || left.sizes() != is.sizes()) return {};
+    auto lost = left - is;
     if (region.batch_norm == kNoNode) return lost;
     const auto& norm = original_.graph().node(region.batch_norm);
     const auto read = [&](const char* name) {
@@ -151,21 +195,24 @@ class Walk {
     if (!form || form->groups != 1 || form->features > settings_.max_features) return;
     const auto& weight_path = path(region.weight);
     const auto outputs = kept_of(weight_path, form->axis);
-    const bool last = form->kernel.empty();
+    const auto rank = static_cast<std::int64_t>(original_.graph().value(node.output()).type.rank());
+    const auto outputs_axis = form->kernel.empty() ? rank - 1 : 1;
     const auto limit = samples_of_batch(calibration_, kRefitSamples, form->features);
+    const auto cuts = cuts_of(node.output());
     Refit refit(to_rows(*form, pruned_.weight(weight_path).detach()));
     for (std::size_t b = 0; b < batches_.size(); ++b) {
       const auto& input = now(b, region.inputs[0]);
-      const auto& whole = before_[b][index(node.output())];
-      const auto axis = last ? whole.dim() - 1 : 1;
-      auto target = chosen(whole, axis, outputs);
+      auto target = cut(before_[b][index(node.output())], cuts);
+      if (!target.defined()) return;
       if (region.bias != kNoValue && region.bias_add == kNoNode) {
-        target = target - chosen(original_.weight(region.bias).detach(), 0, outputs).reshape(shape_of(target, axis));
+        target =
+            target - chosen(original_.weight(region.bias).detach(), 0, outputs).reshape(shape_of(target, outputs_axis));
       }
-      if (const auto lost = shortfall(region, outputs, b, axis); lost.defined()) target = target + lost;
+      if (const auto lost = shortfall(region, outputs, b, outputs_axis); lost.defined()) target = target + lost;
       refit.observe(features_of(*form, input.to(at::kFloat), limit)[0],
                     outputs_of(*form, target.to(at::kFloat), limit));
     }
+    if (!refit.is_finite()) not_finite(weight_path);
     const auto solution = refit.solve(settings_.ridge);
     rewriter_.set_weight(weight_path, from_rows(*form, solution.weight, pruned_.weight(weight_path).sizes())
                                           .to(pruned_.weight(weight_path).scalar_type()));
@@ -190,12 +237,15 @@ class Walk {
     const auto mean_value = node.operand("running_mean").value(), variance_value = node.operand("running_var").value();
     const auto& mean_path = path(mean_value);
     if (original_.graph().value(mean_value).kind != ValueKind::Weight) return;
-    const auto kept = kept_of(mean_path, 0);
+    const auto cuts = cuts_of(x);
     Moments was, is;
     for (std::size_t b = 0; b < batches_.size(); ++b) {
-      was.observe(chosen(before_[b][index(x)], 1, kept));
+      const auto left = cut(before_[b][index(x)], cuts);
+      if (!left.defined()) return;
+      was.observe(left);
       is.observe(now(b, x));
     }
+    if (!was.is_finite() || !is.is_finite()) not_finite(mean_path);
     const auto mean = pruned_.weight(mean_value).detach(), variance = pruned_.weight(variance_value).detach();
     const auto set = [&](ValueId value, const at::Tensor& tensor, c10::ScalarType dtype) {
       rewriter_.set_weight(path(value), tensor.to(dtype));
@@ -207,15 +257,20 @@ class Walk {
       return;
     }
     set(mean_value, mean.to(at::kDouble) + is.mean() - was.mean(), mean.scalar_type());
-    const auto ratio = (is.variance() / was.variance().clamp_min(1e-12)).clamp(0.01, 100.0);
-    set(variance_value, variance.to(at::kDouble) * ratio, variance.scalar_type());
+    // What did not vary in so few samples says nothing of how it varies: all that is left of it is rounding.
+    const auto spread = was.variance(), running = variance.to(at::kDouble);
+    const auto ratio = at::where(spread > 1e-6 * (was.mean().square() + running),
+                                 (is.variance() / spread).clamp(0.01, 100.0), at::ones_like(spread));
+    set(variance_value, running * ratio, variance.scalar_type());
   }
 
   const Model& original_;
   const Model& pruned_;
   Rewriter& rewriter_;
+  const ChannelGroups& groups_;
   const PruningSettings& settings_;
   const Batches& calibration_;
+  std::set<std::int64_t> gone_;  // units
   std::map<std::string, std::map<std::int64_t, Kept>> kept_;
   std::set<NodeId> edited_;
   std::set<std::string> refitted_;
@@ -229,10 +284,10 @@ class Walk {
 
 }  // namespace
 
-void reconstruct(const Model& original, const Model& pruned, Rewriter& rewriter, const Removal& removal,
-                 const Batches& calibration, const PruningSettings& settings) {
+void reconstruct(const Model& original, const Model& pruned, Rewriter& rewriter, const ChannelGroups& groups,
+                 const Pruning& pruning, const Batches& calibration, const PruningSettings& settings) {
   const at::NoGradGuard no_grad;
-  Walk(original, pruned, rewriter, removal, calibration, settings).run();
+  Walk(original, pruned, rewriter, groups, pruning, calibration, settings).run();
 }
 
 PARE_NAMESPACE_END

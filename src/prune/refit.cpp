@@ -4,6 +4,12 @@
 
 PARE_NAMESPACE_BEGIN
 
+namespace {
+
+bool finite(const at::Tensor& tensor) { return tensor.isfinite().all().item<bool>(); }
+
+}  // namespace
+
 Refit::Refit(const at::Tensor& weight) : weight_(weight.to(at::kFloat)) {}
 
 void Refit::observe(const at::Tensor& features, const at::Tensor& targets) {
@@ -16,6 +22,8 @@ void Refit::observe(const at::Tensor& features, const at::Tensor& targets) {
   samples_ += features.size(0);
 }
 
+bool Refit::is_finite() const { return samples_ > 0 && finite(products_) && finite(cross_) && finite(residuals_); }
+
 Refit::Solution Refit::solve(double ridge) const {
   const auto n = static_cast<double>(samples_);
   const auto mean = features_ / n, missing = residuals_ / n;
@@ -27,7 +35,7 @@ Refit::Solution Refit::solve(double ridge) const {
   Solution solution{weight_, missing};
   if (info.item<int>() != 0) return solution;
   const auto change = at::cholesky_solve(cross, factor);  // [features, outputs]
-  if (!change.isfinite().all().item<bool>()) return solution;
+  if (!finite(change)) return solution;
   solution.weight = weight_ + change.t().to(at::kFloat);
   solution.offset = missing - change.t().matmul(mean);
   return solution;
@@ -41,6 +49,7 @@ void Moments::observe(const at::Tensor& values) {
   count_ += static_cast<double>(flat.size(1));
 }
 
+bool Moments::is_finite() const { return count_ > 0 && finite(sum_) && finite(squares_); }
 at::Tensor Moments::mean() const { return sum_ / count_; }
 at::Tensor Moments::variance() const { return squares_ / count_ - mean().square(); }
 

@@ -20,6 +20,9 @@ class Refit {
   explicit Refit(const at::Tensor& weight);
   /// @param features  `[samples, features]` float  @param targets  `[samples, outputs]` float
   void observe(const at::Tensor& features, const at::Tensor& targets);
+  /// Whether it saw samples, and neither NaN nor infinities among them.
+  [[nodiscard]] bool is_finite() const;
+  /// @pre is_finite()
   [[nodiscard]] Solution solve(double ridge) const;
 
  private:
@@ -32,6 +35,8 @@ class Moments {
  public:
   /// @param values  `[N, C, ...]`
   void observe(const at::Tensor& values);
+  /// Whether it saw samples, and neither NaN nor infinities among them.
+  [[nodiscard]] bool is_finite() const;
   [[nodiscard]] at::Tensor mean() const;
   [[nodiscard]] at::Tensor variance() const;
 

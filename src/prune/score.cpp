@@ -1,6 +1,7 @@
 #include "score.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <numeric>
@@ -19,6 +20,8 @@ at::Tensor gathered(const at::Tensor& tensor, const ChannelGroup::Slice& slice) 
   if (!slice.is_whole()) rows = rows.index_select(0, at::tensor(slice.indices, at::kLong));
   return rows.reshape({static_cast<std::int64_t>(slice.indices.size()) / slice.entries, -1});
 }
+
+bool is_finite(const at::Tensor& tensor) { return tensor.isfinite().all().item<bool>(); }
 
 bool reads(const Reader& reader, const ChannelGroup::Slice& slice) {
   return reader.path == slice.path && reader.axis == slice.dim;
@@ -46,6 +49,8 @@ class Scorer {
       observe_layers(model, *calibration, settings.max_features / 2, seed, readers_);
     } else {
       observe_activations(model, *calibration, readers_);
+      for (const auto& reader : readers_)
+        if (reader.mean_magnitude.defined() && !is_finite(reader.mean_magnitude)) bad_inputs(reader.path);
     }
   }
 
@@ -53,12 +58,12 @@ class Scorer {
     RankedGroup candidate{&group, {}, {}, step_of(group)};
     if (settings_.importance.eliminates && eliminate(group, candidate)) return candidate;
     auto scores = aggregated(group);
-    const auto mean = scores.mean().item<double>();
     if (settings_.importance.eliminates) {
       scores = scores / std::max(scores.sum().item<double>(), 1e-30);  // a share of all that the group does
     } else if (settings_.importance.normalize) {
-      scores = settings_.importance.normalize(scores);
+      scores = checked(settings_.importance.normalize(scores), group, "normalize()");
     } else {
+      const auto mean = scores.mean().item<double>();
       scores = scores / (mean > 0 ? mean : 1.0);
     }
     const auto [sorted, order] = scores.to(at::kDouble).contiguous().sort(/*stable=*/true, 0, /*descending=*/false);
@@ -112,10 +117,20 @@ class Scorer {
       }
     }
     const auto all = at::stack(scores);
-    if (!all.isfinite().all().item<bool>())  // of all at once: each by itself is a call for every norm's every weight
+    if (!is_finite(all))  // of all at once: each by itself is a call for every norm's every weight
       for (std::size_t i = 0; i < scores.size(); ++i)
-        if (!scores[i].isfinite().all().item<bool>()) not_finite(scored[i]);
-    return settings_.aggregation ? settings_.aggregation(all) : all.sum(0);
+        if (!is_finite(scores[i])) not_finite(scored[i]);
+    return settings_.aggregation ? checked(settings_.aggregation(all), group, "the aggregation") : all.sum(0);
+  }
+
+  // What the user's own code makes of a group's scores.
+  static at::Tensor checked(const at::Tensor& scores, const ChannelGroup& group, std::string_view who) {
+    const auto& path = group.slices.front().path;
+    if (!scores.defined() || scores.dim() != 1 || scores.size(0) != static_cast<std::int64_t>(group.size()))
+      fail("pare.prune.103", path, "{} returned {} for {} units: a score for each is wanted", who,
+           scores.defined() ? fmt::format("[{}]", fmt::join(scores.sizes(), ", ")) : "no tensor", group.size());
+    if (!is_finite(scores)) fail("pare.prune.103", path, "{} returned NaN or infinite importances", who);
+    return scores.to(at::kDouble);
   }
 
   // Units go one after the other from all layers that read them. @return false when no layer does linearly
@@ -123,6 +138,7 @@ class Scorer {
     const auto units = static_cast<std::int64_t>(group.size());
     struct Reading {
       Features* features;
+      std::string_view path;  // of one of the layers' weights
       at::Tensor columns;
       std::vector<at::Tensor> weights;
     };
@@ -139,7 +155,8 @@ class Scorer {
           weight = weight * reader.sensitivity.sqrt().to(at::kCPU, at::kFloat).unsqueeze(1);
         if (reader.features) {
           auto known = std::ranges::find(readings, reader.features.get(), &Reading::features);
-          if (known == readings.end()) known = readings.insert(known, {reader.features.get(), columns, {}});
+          if (known == readings.end())
+            known = readings.insert(known, {reader.features.get(), reader.path, columns, {}});
           known->weights.push_back(weight);
         } else {
           const auto variances = reader.mean_square.cpu().repeat_interleave(reader.window).index_select(0, columns);
@@ -148,10 +165,10 @@ class Scorer {
       }
     }
     if (!any) return false;
-    if (!fixed.isfinite().all().item<bool>()) not_finite(group.slices.front().path);
+    if (!is_finite(fixed)) not_finite(group.slices.front().path);
     std::vector<Elimination> layers;
     for (const auto& reading : readings) {
-      const auto& inverse = inverse_of(*reading.features);
+      const auto& inverse = inverse_of(*reading.features, reading.path);
       layers.emplace_back(at::cat(reading.weights),
                           inverse.index_select(0, reading.columns).index_select(1, reading.columns), units);
     }
@@ -159,13 +176,20 @@ class Scorer {
     return true;
   }
 
-  const at::Tensor& inverse_of(Features& features) const {
+  const at::Tensor& inverse_of(Features& features, std::string_view path) const {
     if (!features.inverse.defined()) {
-      features.inverse =
-          damped_inverse(features.moments.second_moment(true)[0].cpu(), *settings_.importance.eliminates);
+      if (features.moments.empty()) bad_inputs(path);
+      const auto covariance = features.moments.second_moment(true)[0].cpu();
+      if (!is_finite(covariance)) bad_inputs(path);
+      features.inverse = damped_inverse(covariance, *settings_.importance.eliminates);
       features.moments = Gram();
     }
     return features.inverse;
+  }
+
+  [[noreturn]] static void bad_inputs(std::string_view path) {
+    fail("pare.prune.103", path,
+         "on the calibration batches the layer reads NaN or infinite values, or they hold no samples");
   }
 
   [[noreturn]] static void not_finite(std::string_view path) {

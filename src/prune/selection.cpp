@@ -28,6 +28,27 @@ Target target_of(const PruningSettings& settings) {
   return {};
 }
 
+std::string_view name_of(Quantity quantity) {
+  switch (quantity) {
+    case Quantity::Macs:
+      return "multiply-accumulates";
+    case Quantity::Parameters:
+      return "entries of parameters";
+    case Quantity::Bytes:
+      return "bytes of weights";
+  }
+  return "";
+}
+
+// Less than a step is rounding.
+bool is_shortfall(double units, std::int64_t step) { return units > static_cast<double>(step) - 1e-6; }
+
+[[noreturn]] void fall_short(std::string_view group, double reached, double wanted) {
+  fail("pare.prune.105", group,
+       "only {:.1f} % could be removed of {:.1f} % asked for: relax max_ratio, min_channels, keep or commit_to",
+       100 * reached, 100 * wanted);
+}
+
 class Selection {
  public:
   Selection(const std::vector<RankedGroup>& candidates, SizeModel& sizes, const PruningSettings& settings)
@@ -42,7 +63,7 @@ class Selection {
     const auto step = static_cast<std::size_t>(candidate.step);
     const auto count = (size - taken_[c]) % step == 0 ? step : (size - taken_[c]) % step;
     const auto limit =
-        std::min(static_cast<std::size_t>(settings_.max_ratio.fraction * static_cast<double>(size)), size - 1);
+        std::min(static_cast<std::size_t>(settings_.max_ratio.fraction * static_cast<double>(size) + 1e-9), size - 1);
     if (taken_[c] + count > limit) return {};
     std::vector<std::int64_t> units(candidate.order.begin() + static_cast<std::ptrdiff_t>(taken_[c]),
                                     candidate.order.begin() + static_cast<std::ptrdiff_t>(taken_[c] + count));
@@ -95,6 +116,11 @@ void take_share(Selection& selection, std::size_t c, const RankedGroup& candidat
   }
 }
 
+void require_share(std::size_t taken, const RankedGroup& candidate, double share) {
+  const auto size = static_cast<double>(candidate.order.size()), gone = static_cast<double>(taken);
+  if (is_shortfall(share * size - gone, candidate.step)) fall_short(candidate.group->name, gone / size, share);
+}
+
 // The same share from every group: the smallest share that meets the target.
 std::vector<std::size_t> uniform(const std::vector<RankedGroup>& candidates, const SizeModel& sizes,
                                  const PruningSettings& settings, const Target& target, double& reached) {
@@ -109,7 +135,9 @@ std::vector<std::size_t> uniform(const std::vector<RankedGroup>& candidates, con
   if (target.by_units) {
     reached = target.share;
     double removed = 0;
-    return attempt(target.share, removed);
+    auto taken = attempt(target.share, removed);
+    for (std::size_t c = 0; c < candidates.size(); ++c) require_share(taken[c], candidates[c], target.share);
+    return taken;
   }
   double low = 0, high = 1;
   auto best = attempt(high, reached);
@@ -135,7 +163,9 @@ std::vector<std::size_t> named(const std::vector<RankedGroup>& candidates, SizeM
   for (std::size_t c = 0; c < candidates.size(); ++c) {
     const auto found = std::ranges::find(settings.group_ratios, candidates[c].group->name,
                                          [](const auto& entry) { return entry.first; });
-    if (found != settings.group_ratios.end()) take_share(selection, c, candidates[c], found->second.fraction);
+    if (found == settings.group_ratios.end()) continue;
+    take_share(selection, c, candidates[c], found->second.fraction);
+    require_share(selection.taken()[c], candidates[c], found->second.fraction);
   }
   return selection.taken();
 }
@@ -236,13 +266,20 @@ std::vector<std::size_t> select(const std::vector<RankedGroup>& candidates, Size
                                 const PruningSettings& settings) {
   if (!settings.group_ratios.empty()) return named(candidates, std::move(sizes), settings);
   const auto target = target_of(settings);
+  if (!target.by_units && sizes.total(target.quantity) <= 0)
+    fail("pare.prune.105", "", "the model has no {}, so no share of them can go: give another target",
+         name_of(target.quantity));
   double reached = 0;
   auto taken = settings.scope == Scope::PerGroup ? uniform(candidates, sizes, settings, target, reached)
                                                  : ranked(candidates, sizes, settings, target, reached);
-  if (reached < target.share - 1e-9 && !target.by_units)
-    fail("pare.prune.105", "",
-         "only {:.1f} % could be removed of {:.1f} % asked for: relax max_ratio, min_channels, keep or commit_to",
-         100 * reached, 100 * target.share);
+  const auto missing = target.share - reached;
+  double units = 0;
+  std::int64_t step = 1;
+  for (const auto& candidate : candidates) {
+    units += static_cast<double>(candidate.order.size());
+    step = std::max(step, candidate.step);
+  }
+  if (target.by_units ? is_shortfall(missing * units, step) : missing > 1e-9) fall_short("", reached, target.share);
   return taken;
 }
 

@@ -61,6 +61,9 @@ struct CalibrationBatches {
   [[nodiscard]] std::int64_t sample_limit(const MatrixForm& form) const;
 };
 
+/// What the criterion says of a layer's weights. @throws Error `pare.prune.203` when that is no finite number for each
+at::Tensor saliency_of(const SparsitySettings& settings, const SparseLayer& layer, const PrunableWeight& view);
+
 /// Fills in the path of masks of one layer, at the shares of weights kept (descending).
 void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
                const std::vector<double>& kept_shares);

@@ -1,5 +1,4 @@
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/grad_mode.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "graph/layer_pattern.hpp"
 #include "pare/core/error.hpp"
 #include "pare/graph/weight_axis.hpp"
+#include "prune/loss_gradients.hpp"
 #include "prune/own_loss.hpp"
 #include "prune/solve_layer.hpp"
 #include "prune/sparse_layer.hpp"
@@ -126,10 +126,9 @@ void gather_gradients(const Model& model, Context& context, const SparsitySettin
   std::size_t position = 0;
   for (const auto& batch : context.calibration()) {
     const auto outputs = watched.run(batch);
-    const auto loss = settings.loss ? settings.loss(outputs, position) : own_loss(outputs);
-    if (!loss.defined()) fail("pare.prune.203", "", "the loss of batch {} is no tensor", position);
-    const auto gradients = torch::autograd::grad({loss}, weights, {}, /*retain_graph=*/false, /*create_graph=*/false,
-                                                 /*allow_unused=*/true);
+    const auto gradients = loss_gradients(
+        "pare.prune.203", position,
+        [&] { return settings.loss ? settings.loss(outputs, position) : own_loss(outputs); }, weights);
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < layers.size(); ++i)
       if (gradients[i].defined()) layers[i].gradient += layers[i].to_rows(gradients[i]);
@@ -142,6 +141,17 @@ std::int64_t CalibrationBatches::sample_limit(const MatrixForm& form) const {
   constexpr std::int64_t kAtLeast = 20000, kPerFeature = 20, kPerBatch = 64;
   const auto wanted = std::max(kAtLeast, kPerFeature * form.features);
   return std::max(kPerBatch, wanted / std::max<std::int64_t>(static_cast<std::int64_t>(batches.size()), 1));
+}
+
+at::Tensor saliency_of(const SparsitySettings& settings, const SparseLayer& layer, const PrunableWeight& view) {
+  auto saliency = settings.importance.saliency(view);
+  const bool fits = saliency.defined() && saliency.sizes() == view.weight.sizes();
+  if (!fits || !saliency.isfinite().all().item<bool>())
+    fail("pare.prune.203", layer.name, "the criterion {} returned {} here", settings.importance.name,
+         !saliency.defined() ? "no tensor"
+         : !fits             ? "another shape than the weight's"
+                             : "NaN or infinities");
+  return saliency;
 }
 
 void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
@@ -160,10 +170,7 @@ void find_path(const Model& model, const SparsitySettings& settings, SparseLayer
       view.inverse_diagonal = solved.inverse_diagonal;
     }
     const bool blind = settings.importance.needs_inputs && !measured;
-    auto saliency = blind ? view.weight.abs() : settings.importance.saliency(view);
-    if (saliency.sizes() != dense.sizes() || !saliency.isfinite().all().item<bool>())
-      fail("pare.prune.203", layer.name, "the criterion {} returned {} here", settings.importance.name,
-           saliency.sizes() != dense.sizes() ? "another shape than the weight's" : "NaN or infinities");
+    auto saliency = blind ? view.weight.abs() : saliency_of(settings, layer, view);
     // What is pruned stays so.
     saliency = at::where(view.mask, saliency.to(at::kFloat), at::full_like(dense, -1.0F));
     view.mask = choose_mask(saliency, keep, settings.pattern, layer.taps()).logical_and_(view.mask);

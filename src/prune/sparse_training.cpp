@@ -100,14 +100,20 @@ void SparseTraining::prune(Ratio sparsity, const std::map<std::string, at::Tenso
   check_share(sparsity);
   const at::NoGradGuard no_grad;
   for (const auto& parameter : parameters_) parameter->check_shape();
+  if (scores.empty() && !parameters_.empty()) fail("pare.prune.211", "", "there are no scores");
+  for (const auto& [path, score] : scores)
+    if (std::ranges::find(parameters_, path, [](const auto& parameter) { return parameter->path; }) ==
+        parameters_.end())
+      fail("pare.prune.211", path, "there are scores for it and no such masked parameter");
   std::vector<Parameter*> scored;
   std::vector<at::Tensor> all;
   std::int64_t kept = 0;
   for (const auto& parameter : parameters_) {
     const auto score = scores.find(parameter->path);
     if (score == scores.end()) continue;
-    if (score->second.sizes() != parameter->mask.sizes())
+    if (!score->second.defined() || score->second.sizes() != parameter->mask.sizes())
       fail("pare.prune.211", parameter->path, "its scores have another shape");
+    if (score->second.isnan().any().item<bool>()) fail("pare.prune.211", parameter->path, "its scores hold NaN");
     scored.push_back(parameter.get());
     all.push_back(score->second.to(at::kFloat).masked_fill(parameter->mask.logical_not(), -INFINITY).flatten());
     kept += parameter->mask.sum().item<std::int64_t>();

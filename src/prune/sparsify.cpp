@@ -58,6 +58,12 @@ void gather_moments(const Model& model, Context& context, const CalibrationBatch
     });
     task.advance();
   }
+  for (const auto& layer : layers) {
+    const bool runs = model.graph().node(layer.region.anchor).condition != Condition::Training;
+    if (layer.solved && runs && (layer.moments.empty() || !layer.moments.mean().isfinite().all().item<bool>()))
+      fail("pare.prune.203", layer.name,
+           "on the calibration batches the layer reads NaN or infinite values, or they hold no samples");
+  }
 }
 
 // A threshold over the whole model on the criterion's own saliencies.
@@ -76,10 +82,7 @@ void choose_globally(const Model& model, const SparsitySettings& settings, std::
       fail("pare.prune.201", layer.name, "{} inputs are more than max_features: a global threshold needs them all",
            layer.form.features);
     }
-    auto saliency = settings.importance.saliency(view);
-    if (saliency.sizes() != weight.sizes() || !saliency.isfinite().all().item<bool>())
-      fail("pare.prune.203", layer.name, "the criterion {} returned another shape, NaN or infinities here",
-           settings.importance.name);
+    const auto saliency = saliency_of(settings, layer, view);
     saliencies.push_back(at::where(view.mask, saliency.to(at::kFloat), at::full_like(weight, -1.0F)).flatten());
   }
   const auto all = at::cat(saliencies);

@@ -6,6 +6,7 @@
 
 #include "graph/frontier.hpp"
 #include "pare/core/error.hpp"
+#include "prune/check_outputs.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -78,6 +79,7 @@ void measure_damage(const Model& model, Context& context, const SparsitySettings
   const auto batches = first_samples(calibration.batches, settings.probe_samples);
   Frontier dense(model, batches);
   const auto reference = Frontier(dense).finish(model);
+  check_outputs("pare.prune.203", reference);
   auto task = context.progress().start("measure layers", layers.size());
   for (auto& layer : layers) {
     dense.advance(model, layer.region.anchor);

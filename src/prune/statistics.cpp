@@ -7,6 +7,7 @@
 #include <set>
 
 #include "pare/graph/weight_axis.hpp"
+#include "prune/loss_gradients.hpp"
 #include "prune/own_loss.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -57,7 +58,7 @@ struct Taps {
 at::Tensor projected(const std::vector<at::Tensor>& outputs, at::Generator& generator) {
   at::Tensor projection;
   for (const auto& output : outputs) {
-    if (!output.defined() || !output.is_floating_point() || !output.requires_grad()) continue;
+    if (!output.defined() || !output.is_floating_point() || !output.requires_grad() || output.numel() == 0) continue;
     const auto scale = 1.0 / (output.detach().to(at::kDouble).std().item<double>() + 1e-12);
     const auto signs = at::randint(0, 2, output.sizes(), generator, output.options().dtype(at::kFloat)) * 2 - 1;
     add(projection, (output.to(at::kFloat) * signs).sum() * (std::isfinite(scale) ? scale : 1.0));
@@ -194,8 +195,9 @@ Gradients gradients_of(const Model& model, const Batches& calibration, const Imp
   double batches = 0;
   for (const auto& batch : calibration) {
     const auto outputs = copy.run(batch);
-    const auto value = loss ? loss(outputs, batch) : own_loss(outputs);
-    const auto gradients = torch::autograd::grad({value}, tensors, {}, false, false, /*allow_unused=*/true);
+    const auto gradients = loss_gradients(
+        "pare.prune.110", static_cast<std::size_t>(batches),
+        [&] { return loss ? loss(outputs, batch) : own_loss(outputs); }, tensors);
     batches += 1;
     for (std::size_t i = 0; i < paths.size(); ++i) {
       if (!gradients[i].defined()) continue;

@@ -1,5 +1,7 @@
 #include "batch_norm_fold.hpp"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 
 #include "pare/graph/fusion.hpp"
@@ -19,6 +21,23 @@ std::string weight_name(const Graph& graph, const Operand& operand) {
 ChannelAffine BatchNormFold::affine(const Model& model) const {
   const auto read = [&](const std::string& path) { return path.empty() ? at::Tensor() : model.weight(path); };
   return batch_norm_affine(read(gamma), read(beta), read(mean), read(variance), eps);
+}
+
+ChannelAffine BatchNormFold::rounding_affine(const Model& model) const {
+  const at::NoGradGuard no_grad;
+  auto result = affine(model);
+  constexpr double kVanishing = 1e-20;
+  result.scale = result.scale.masked_fill(result.scale.abs().lt(kVanishing), 1.0);
+  return result;
+}
+
+at::Tensor BatchNormFold::unfold_weight(const at::Tensor& folded, const ChannelAffine& by,
+                                        const at::Tensor& weight) const {
+  const auto inverse = by.scale.reciprocal();
+  if (folded.sizes() == weight.sizes())
+    return scale_output_channels(folded, inverse, axis, groups).to(folded.scalar_type());
+  const auto rows = inverse.repeat_interleave(folded.size(0) / inverse.size(0));
+  return scale_output_channels(folded, rows, 0, 1).to(folded.scalar_type());
 }
 
 std::vector<BatchNormFold> find_folds(const Model& model, const Model& folded) {

@@ -21,6 +21,11 @@ struct BatchNormFold {
   std::int64_t axis = 0, groups = 1;
 
   [[nodiscard]] ChannelAffine affine(const Model& model) const;
+  /// As rounding sees it: a constant whose factor is never zero.
+  [[nodiscard]] ChannelAffine rounding_affine(const Model& model) const;
+  /// `weight` out of its folded form, which may be cut into rows of groups.
+  [[nodiscard]] at::Tensor unfold_weight(const at::Tensor& folded, const ChannelAffine& by,
+                                         const at::Tensor& weight) const;
 };
 
 /// Compares a Model with its folded form.

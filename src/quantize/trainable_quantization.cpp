@@ -128,29 +128,6 @@ bool TrainableQuantization::batch_norm_is_live() const {
   return training_ && !batch_norm_frozen_ && steps_ <= options_.freeze_batch_norm_after;
 }
 
-namespace {
-
-// The batch norm's factor as rounding sees it: a constant, and never zero.
-ChannelAffine rounding_affine(const BatchNormFold& fold, const Model& model) {
-  const at::NoGradGuard no_grad;
-  auto affine = fold.affine(model);
-  constexpr double kVanishing = 1e-20;
-  affine.scale = affine.scale.masked_fill(affine.scale.abs().lt(kVanishing), 1.0);
-  return affine;
-}
-
-// Out of a folded weight, whole or cut into rows of groups.
-at::Tensor unfold_weight(const at::Tensor& folded, const BatchNormFold& fold, const ChannelAffine& affine,
-                         const at::Tensor& weight) {
-  const auto inverse = affine.scale.reciprocal();
-  if (folded.sizes() == weight.sizes())
-    return scale_output_channels(folded, inverse, fold.axis, fold.groups).to(folded.scalar_type());
-  const auto rows = inverse.repeat_interleave(folded.size(0) / inverse.size(0));
-  return scale_output_channels(folded, rows, 0, 1).to(folded.scalar_type());
-}
-
-}  // namespace
-
 Weights TrainableQuantization::weights(bool live) const {
   auto table = live ? live_.weights() : placed_.weights();
   const auto& own = float_.weights();
@@ -168,7 +145,7 @@ Weights TrainableQuantization::weights(bool live) const {
     }
     const auto quantized = std::ranges::any_of(
         fold_of_node_, [&](const auto& entry) { return folds_[entry.second].weight == fold.weight; });
-    if (quantized) held = fold_weight(weight, rounding_affine(fold, float_), fold.axis, fold.groups);
+    if (quantized) held = fold_weight(weight, fold.rounding_affine(float_), fold.axis, fold.groups);
     auto& shift = table.at(fold.folded_bias).tensor;
     shift = fold.bias_is_added ? at::zeros_like(placed_.weight(fold.folded_bias)) : bias;
   }
@@ -184,7 +161,7 @@ at::Tensor TrainableQuantization::fake_quantize(NodeId node, const at::Tensor& v
   const auto fold = fold_of_node_.find(index(node));
   if (!unfold || fold == fold_of_node_.end()) return rounded;
   const auto& norm = folds_[fold->second];
-  return unfold_weight(rounded, norm, rounding_affine(norm, float_), float_.weight(norm.weight));
+  return norm.unfold_weight(rounded, norm.rounding_affine(float_), float_.weight(norm.weight));
 }
 
 std::vector<at::Tensor> TrainableQuantization::run(const std::vector<at::Tensor>& inputs) {
@@ -392,7 +369,7 @@ at::Tensor TrainableQuantization::simulate(ValueId placed, const at::Tensor& val
     const auto fold = fold_of_node_.find(index(id));
     if (fold == fold_of_node_.end()) continue;
     const auto& norm = folds_[fold->second];
-    result = fold_weight(value, rounding_affine(norm, float_), norm.axis, norm.groups);
+    result = fold_weight(value, norm.rounding_affine(float_), norm.axis, norm.groups);
   }
   for (const auto id : nodes) {
     const auto& node = graph().node(id);

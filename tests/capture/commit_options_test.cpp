@@ -1,6 +1,8 @@
 // How closely a commit is checked, with which forward, and on what.
 #include <torch/torch.h>
 
+#include <limits>
+
 #include "pare/capture/commit.hpp"
 #include "pare/graph/rewriter.hpp"
 #include "tests/support/catch.hpp"
@@ -59,6 +61,18 @@ TEST_CASE("a commit allows the difference that it is told, of the largest output
   committed.roll_back();
   CHECK(fixture.is_untouched());
   (void)pare::commit(fixture.model, fixture.net, {.forward = enlarged(1e-7)});
+}
+
+TEST_CASE("a tolerance that no difference could be held against is refused", "[commit]") {
+  CommitFixture fixture;
+  for (const double tolerance : {std::numeric_limits<double>::quiet_NaN(), -1e-5}) {
+    const auto call = [&] { pare::commit(fixture.model, fixture.net, {.tolerance = tolerance}); };
+    CHECK(raises("pare.commit.105", call));
+    CHECK(fixture.is_untouched());
+  }
+  // Nothing but the same numbers.
+  (void)pare::commit(fixture.model, fixture.net, {.tolerance = 0});
+  CHECK_FALSE(fixture.is_untouched());
 }
 
 TEST_CASE("the tolerance of a commit knows no units", "[commit]") {

@@ -260,6 +260,13 @@ TEST_CASE("distillation refuses what cannot work and names what could", "[distil
     CHECK(std::string(error.what()).find("batch 1") != std::string::npos);
   }
 
+  const auto nothing = [](const pare::DistillationBatch&) { return at::Tensor(); };
+  CHECK(raises("pare.distill.125", [&] { pare::Distillation(net, teacher, {x}, nothing).step({x}); }));
+  const auto rows = [](const pare::DistillationBatch& batch) { return batch.student.output().sum(1); };
+  CHECK(raises("pare.distill.125", [&] { pare::Distillation(net, teacher, {x}, rows).step({x}); }));
+  CHECK(
+      raises("pare.distill.111", [&] { pare::Distillation(net, teacher, {x}, pare::HardTargets{})(x, bad, bad[0]); }));
+
   CHECK(raises("pare.distill.101", [&] { static_cast<void>(pare::apply(pare::Distiller{}, model)); }));
   CHECK(raises("pare.distill.120",
                [&] { static_cast<void>(pare::apply(pare::Distiller{.teacher = model, .fit = {.rate = -1}}, model)); }));
@@ -295,6 +302,7 @@ TEST_CASE("a shallower student keeps the layers that it keeps", "[distill]") {
   CHECK(
       raises("pare.distill.140", [&] { static_cast<void>(pare::apply(pare::DropLayers{.stack = "blocks"}, model)); }));
   CHECK(raises("pare.distill.141", [&] { static_cast<void>(pare::apply(pare::DropLayers{.layers = 7}, model)); }));
+  CHECK(raises("pare.distill.141", [&] { static_cast<void>(pare::apply(pare::DropLayers{.layers = -1}, model)); }));
   CHECK(raises("pare.distill.141", [&] { static_cast<void>(pare::apply(pare::DropLayers{.keep = {6}}, model)); }));
   // Its layers learn from the teacher's, three from six.
   auto student = dropped.model;

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <torch/torch.h>
 
+#include <limits>
+
 #include "pare/distill/any_distillation_loss.hpp"
 #include "pare/distill/attention_transfer.hpp"
 #include "pare/distill/contrastive_distillation.hpp"
@@ -227,6 +229,61 @@ TEST_CASE("transformer losses look at tokens and not at padding", "[distill]") {
   CHECK(raises("pare.numerics.105", [&] {
     pare::MiniLm{.layers = {"s", "t"}, .attention = {.query = "q", .key = "k", .value = "v", .heads = 3}}(batch);
   }));
+}
+
+TEST_CASE("labels must be classes of the student", "[distill]") {
+  torch::manual_seed(12);
+  const auto s = torch::randn({6, 4}), t = torch::randn({6, 4});
+  const auto y = torch::randint(0, 4, {6});
+  auto batch = logits(s, t);
+  const auto beyond = y.clone();
+  beyond[2] = 4;
+  const auto below = y.clone();
+  below[5] = -1;
+  for (const auto& targets : {beyond, below, torch::rand({6}), y.unsqueeze(1), y.narrow(0, 0, 5), y.eq(1)}) {
+    batch.targets = targets;
+    CHECK(raises("pare.distill.111", [&] { pare::HardTargets{}(batch); }));
+    CHECK(raises("pare.distill.111", [&] { pare::DecoupledKnowledgeDistillation{}(batch); }));
+  }
+  batch.targets = y;
+  const auto hard = number(pare::HardTargets{}(batch));
+  const auto decoupled = number(pare::DecoupledKnowledgeDistillation{}(batch));
+  batch.targets = y.to(torch::kInt);
+  CHECK(number(pare::HardTargets{}(batch)) == hard);
+  CHECK(number(pare::DecoupledKnowledgeDistillation{}(batch)) == decoupled);
+  batch.targets = torch::one_hot(y, 4).to(torch::kFloat);
+  CHECK(number(pare::HardTargets{}(batch)) == Approx(hard));
+  // -100 is none of them, as LibTorch has it, and no target that could be told from the others.
+  batch.targets = y.clone();
+  batch.targets[0] = -100;
+  CHECK(number(pare::HardTargets{}(batch)) == Approx(number(F::cross_entropy(s.narrow(0, 1, 5), y.narrow(0, 1, 5)))));
+  CHECK(raises("pare.distill.111", [&] { pare::DecoupledKnowledgeDistillation{}(batch); }));
+  auto maps = logits(torch::randn({2, 4, 3, 3}), {});
+  maps.targets = torch::randint(0, 4, {2, 3, 3});
+  CHECK(number(pare::HardTargets{}(maps)) > 0);
+  auto vector = logits(torch::randn({4}), torch::randn({4}));
+  vector.targets = torch::tensor(1);
+  CHECK(raises("pare.distill.104", [&] { pare::HardTargets{}(vector); }));
+}
+
+TEST_CASE("settings of losses that cannot be are refused by name", "[distill]") {
+  torch::manual_seed(13);
+  auto batch = logits(torch::randn({6, 4}), torch::randn({6, 4}));
+  batch.targets = torch::randint(0, 4, {6});
+  for (const double smoothing : {std::numeric_limits<double>::quiet_NaN(), -0.1, 1.1}) {
+    const auto call = [&] { pare::HardTargets{.smoothing = smoothing}(batch); };
+    CHECK(raises("pare.distill.112", call));
+    CHECK(path_raised(call) == "HardTargets.smoothing");
+  }
+  CHECK(number(pare::HardTargets{.smoothing = 1.0}(batch)) > 0);
+  for (const std::int64_t axis : {2, 5, -3})
+    CHECK(raises("pare.distill.112", [&] { pare::KnowledgeDistillation{.class_dim = axis}(batch); }));
+  CHECK(number(pare::KnowledgeDistillation{.class_dim = -1}(batch)) ==
+        Approx(number(pare::KnowledgeDistillation{}(batch))));
+  for (const std::int64_t width : {0, -3})
+    CHECK(raises("pare.distill.112", [&] { pare::ContrastiveDistillation{.width = width}.prepare(batch); }));
+  CHECK(raises("pare.distill.112", [&] { pare::RelationalDistillation{.distance = 0, .angle = 0}(batch); }));
+  CHECK(number(pare::RelationalDistillation{.distance = 0}(batch)) > 0);
 }
 
 TEST_CASE("losses compose with weights, one's own among them", "[distill]") {

@@ -33,6 +33,8 @@ TEST_CASE("schedules start, end and change when they say", "[schedule]") {
   CHECK_FALSE(rare.due(30));
   CHECK(raises("pare.numerics.121", [] { pare::Schedule{.begin = 5, .end = 5}.validate(); }));
   CHECK(raises("pare.numerics.121", [] { pare::Schedule{.end = 5, .every = 0}.validate(); }));
+  CHECK(raises("pare.numerics.121", [] { (void)pare::Schedule{.end = 5, .every = 0}.at(3); }));
+  CHECK(raises("pare.numerics.121", [] { (void)pare::Schedule{.end = 5, .every = 0}.due(3); }));
 }
 
 TEST_CASE("patterns keep what they may", "[sparsity]") {

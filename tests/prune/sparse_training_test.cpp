@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "pare/capture/capture.hpp"
 #include "pare/numerics/schedule.hpp"
 #include "tests/support/catch.hpp"
@@ -101,6 +103,31 @@ TEST_CASE("gradual pruning follows its schedule and keeps what it learned", "[sp
   training.prune({0.85}, scores);
   CHECK(training.masks().sparsity() == Approx(0.85).margin(0.01));
   CHECK(raises("pare.prune.201", [&] { training.prune({1.0}); }));
+}
+
+TEST_CASE("scores that say nothing of the masked parameters are refused and change nothing", "[sparse-training]") {
+  auto net = make_net();
+  optim::SGD optimizer(net->parameters(), optim::SGDOptions(0.1));
+  pare::SparseTraining training{*net, half(*net), optimizer};
+  const auto before = training.masks();
+  using Scores = std::map<std::string, at::Tensor>;
+  const auto refused = [&](const Scores& scores) {
+    return raises("pare.prune.211", [&] { training.prune({0.9}, scores); });
+  };
+  const auto fitting = torch::rand({24, 12});
+  CHECK(refused({}));
+  CHECK(refused({{"nowhere", fitting}}));
+  CHECK(refused({{"0.weight", fitting}, {"0.bias", torch::rand({24})}}));  // not masked
+  CHECK(refused({{"0.weight", torch::Tensor()}}));
+  CHECK(refused({{"0.weight", torch::rand({24})}}));
+  auto nan = fitting.clone();
+  nan[0][0] = std::nan("");
+  CHECK(refused({{"0.weight", nan}}));
+  for (const auto* path : {"0.weight", "2.weight"})
+    CHECK(torch::equal(*training.masks().find(path), *before.find(path)));
+  training.prune({0.9}, {{"0.weight", fitting}});
+  CHECK(training.masks().find("0.weight")->sum().item<int>() < 30);
+  CHECK(torch::equal(*training.masks().find("2.weight"), *before.find("2.weight")));
 }
 
 TEST_CASE("regrowing moves zeros to where the gradient is", "[sparse-training]") {

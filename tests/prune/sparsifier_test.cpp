@@ -2,6 +2,8 @@
 
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "pare/capture/commit.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/prune/activation_magnitude.hpp"
@@ -184,4 +186,45 @@ TEST_CASE("what cannot be pruned as asked is refused, and nothing changes", "[sp
     (void)pare::apply(pare::Sparsifier{.importance = Misshapen{}, .allocation = pare::SparsityAllocation::Global},
                       model, context);
   }));
+  struct Silent {
+    at::Tensor operator()(const pare::PrunableWeight&) const { return {}; }
+  };
+  CHECK(raises("pare.prune.203", [&] { (void)pare::apply(pare::Sparsifier{.importance = Silent{}}, model, context); }));
+}
+
+TEST_CASE("calibration batches without numbers are refused by every allocation", "[sparsifier]") {
+  SparseNet net;
+  const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
+  auto nan = torch::randn({2, 4, 12, 12});
+  nan[0][0][0][0] = std::nan("");
+  for (const auto& batch : {nan, torch::randn({0, 4, 12, 12})}) {
+    const pare::ContextOptions context{.calibration = pare::Batches{batch}};
+    for (const auto allocation :
+         {pare::SparsityAllocation::Measured, pare::SparsityAllocation::Uniform, pare::SparsityAllocation::Global}) {
+      CHECK(raises("pare.prune.203",
+                   [&] { (void)pare::apply(pare::Sparsifier{.allocation = allocation}, model, context); }));
+      CHECK(raises("pare.prune.203", [&] {
+        (void)pare::apply(pare::Sparsifier{.importance = pare::Magnitude{}, .allocation = allocation}, model, context);
+      }));
+    }
+    CHECK(raises("pare.prune.203", [&] {
+      (void)pare::apply(pare::Sparsifier{.importance = pare::Magnitude{}, .update_weights = false}, model, context);
+    }));
+  }
+}
+
+TEST_CASE("a loss for gradients is one number that depends on the weights", "[sparsifier]") {
+  SparseNet net;
+  const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));
+  using Outputs = std::vector<at::Tensor>;
+  const std::vector<pare::PruningLoss> wrong{[](const Outputs&, std::size_t) { return at::Tensor(); },
+                                             [](const Outputs& outputs, std::size_t) { return outputs[0]; },
+                                             [](const Outputs&, std::size_t) { return at::ones({}); },
+                                             [](const Outputs& outputs, std::size_t) {
+                                               return (outputs[0] - at::ones({7, 7})).sum();
+                                             }};
+  for (const auto& loss : wrong)
+    CHECK(raises("pare.prune.203", [&] {
+      (void)pare::apply(pare::Sparsifier{.importance = pare::Snip{}, .loss = loss}, model, {.calibration = batches()});
+    }));
 }

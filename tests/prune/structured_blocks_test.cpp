@@ -1,5 +1,7 @@
 #include <torch/torch.h>
 
+#include <cmath>
+
 #include "pare/analysis/cost.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/pass/apply.hpp"
@@ -58,4 +60,7 @@ TEST_CASE("the residual branch that matters least goes, with its weights", "[pru
   CHECK(raises("pare.prune.109",
                [&] { static_cast<void>(pare::apply(pare::BlockPruner{.keep = {"*"}}, model, options)); }));
   CHECK(raises("pare.pass.102", [&] { static_cast<void>(pare::apply(pare::BlockPruner{}, model)); }));
+  for (const auto& batch : {torch::full({4, 8}, std::nan("")), torch::randn({0, 8})})
+    CHECK(raises("pare.prune.103",
+                 [&] { (void)pare::apply(pare::BlockPruner{}, model, {.calibration = pare::Batches{batch}}); }));
 }

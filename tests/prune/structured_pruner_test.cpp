@@ -296,12 +296,13 @@ TEST_CASE("channels that a window slides over stay, whatever is asked of them", 
   };
   Spread net;
   const auto model = pare::capture(net, torch::randn({2, 16}));
-  const auto pruned = pare::apply(
-      pare::Pruner{.importance = pare::L2{}, .group_ratios = {{"fc1.weight:0", 4_pct}, {"conv.weight:0", 50_pct}}},
-      model);
+  const auto pruned = pare::apply(pare::Pruner{.importance = pare::L2{}, .ratio = 50_pct}, model);
   CHECK(kept(pruned.model, "fc1.weight") == 64);
   CHECK(kept(pruned.model, "conv.weight") == 4);
   CHECK(pruned.report.rows("fc1.weight:0").front().reason.find("slides over them") != std::string::npos);
+  CHECK(raises("pare.prune.105", [&] {
+    (void)pare::apply(pare::Pruner{.importance = pare::L2{}, .group_ratios = {{"fc1.weight:0", 4_pct}}}, model);
+  }));
 }
 
 TEST_CASE("a budget of measured latency is searched with compiled models", "[pruner]") {

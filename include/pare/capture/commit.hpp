@@ -33,7 +33,8 @@ Committed commit_module(const Model& model, torch::nn::Module& module, torch::op
 ///
 /// @throws Error `pare.commit.101` the Model was not captured in this process, `.102` not the module that was
 ///         captured, `.103` a graph that the forward does not have, `.104` a changed tensor that is no parameter or
-///         buffer, `.111` the module's own forward disagrees, `.121` an optimizer's state of unknown kind
+///         buffer, `.105` a tolerance that is negative or no number, `.111` the module's own forward disagrees, `.121`
+///         an optimizer's state of unknown kind
 template <class Net>
 Committed commit(const Model& model, Net& net, const CommitOptions& options = {}) {
   return commit_module(model, detail::module_of(net), nullptr, options);

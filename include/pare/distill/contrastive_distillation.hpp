@@ -11,7 +11,7 @@ PARE_NAMESPACE_BEGIN
 /// Distillation", 2020, with the batch in place of the paper's memory bank: it wants batches of 64 and more.
 ///
 /// Samples of the same class are no wrong answers where there are labels. Maps and tokens are averaged over their
-/// positions. Errors: `pare.distill.102`, `.103` as `Hints`.
+/// positions. Errors: `pare.distill.102`, `.103` as `Hints`, `.112` `.width` out of range.
 struct ContrastiveDistillation {
   LayerMap layers = {};      ///< empty: the first outputs
   std::int64_t width = 128;  ///< of the space in which they are compared

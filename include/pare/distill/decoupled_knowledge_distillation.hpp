@@ -8,7 +8,7 @@ PARE_NAMESPACE_BEGIN
 /// (`decoupled_divergence`): a teacher that is sure of the target hides the others no more. Zhao et al., 2022.
 ///
 /// Without labels the teacher's own choice is the target. Errors when called: `pare.distill.104` outputs of different
-/// shapes.
+/// shapes, `.111` labels that are no classes of the student.
 struct DecoupledKnowledgeDistillation {
   double target_weight = 1.0;  ///< the paper's alpha
   double others_weight = 8.0;  ///< the paper's beta

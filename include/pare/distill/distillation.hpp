@@ -38,7 +38,7 @@ class Distillation {
   /// @param example one batch of inputs: both networks run on it once, in evaluation mode
   /// @throws Error `pare.distill.101` no teacher, `.102` a path that a network does not have (the nearest are named),
   ///         `.103` a stack without layers, `.104` shapes that a loss cannot compare, `.107` inputs that a forward does
-  ///         not take, `.108` features of a network that is a mere callable
+  ///         not take, `.108` features of a network that is a mere callable, `.112` a setting of a loss out of range
   template <class Student>
   requires(!std::same_as<std::remove_cvref_t<Student>, Distillation>)
       Distillation(Student& student, Network teacher, const Batch& example,
@@ -51,8 +51,8 @@ class Distillation {
   /// The loss of one batch that the student has just run forward on. Losses that look at features want `watch()` in
   /// scope during that forward.
   /// @throws Error `pare.distill.105` features that were not seen, `.106` a loss that wants labels, `.110` a loss that
-  /// is
-  ///         not finite (it says which batch, counted from 0)
+  ///         is not finite (it says which batch, counted from 0), `.111` labels that are no classes of the student,
+  ///         `.112` a setting of a loss out of range, `.125` a loss that is no scalar
   at::Tensor operator()(const Batch& inputs, const std::vector<at::Tensor>& outputs, const at::Tensor& targets = {});
   at::Tensor operator()(const at::Tensor& input, const at::Tensor& output, const at::Tensor& targets = {}) {
     return (*this)(Batch{input}, std::vector<at::Tensor>{output}, targets);

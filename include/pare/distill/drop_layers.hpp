@@ -19,8 +19,7 @@ PARE_NAMESPACE_BEGIN
 /// the weight table. Layers must hand on what they get in the same shape.
 ///
 /// Errors: `pare.distill.140` no such stack, or none in the model, `.141` a number of layers to keep that the stack has
-/// not,
-/// `.142` a layer that changes the shape.
+/// not, `.142` a layer that changes the shape.
 struct DropLayers {
   enum class Choose : std::uint8_t {
     Uniform,      ///< the last of each equal share: Sun et al., 2019

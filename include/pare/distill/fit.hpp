@@ -38,14 +38,16 @@ using StepLoss = std::function<at::Tensor(const Batch& batch)>;
 /// are in it, and the file is replaced whole. LibTorch's random state is the caller's again afterwards; the Model is
 /// left in evaluation mode.
 ///
-/// A loss or a gradient that is not finite stops the training: the Model goes back to its last good state (the start of
-/// the epoch, the last checkpoint, or the best judged) and the error says which batch it was.
+/// A loss, a gradient or a weight that is not finite stops the training, and the error says which batch it was. However
+/// a training ends early, by what the loss, the data or the judge throw too, the Model goes back to its last good state
+/// (the start of the epoch, the last checkpoint, or the best judged) and to the mode that it was in.
 ///
 /// @param also further tensors to train: what the loss itself learns
-/// @throws Error `pare.distill.120` an option out of range, `.122` no batch, `.123` nothing that requires gradients,
-///         `.131` a loss or gradient that is not finite, `.132` a checkpoint of another training, `.133` one that
-///         is no training's; `pare.graph.105` a Model that cannot train; as `SafeTensors` for a checkpoint that is
-///         damaged; `pare.checkpoint.121` the file cannot be written
+/// @throws Error `pare.distill.120` an option out of range, `.122` an epoch without a batch, `.123` nothing that has
+///         gradients, `.124` a judgement that is not finite, `.125` a loss that is no scalar or has no gradients,
+///         `.131` a loss, gradient or weight that is not finite, `.132` a checkpoint of another training, `.133` one
+///         that is no training's; `pare.graph.105` a Model that cannot train; as `SafeTensors` for a checkpoint that is
+///         damaged; `pare.checkpoint.121` the file cannot be written, which is looked at before the first step too
 FitResult fit(Model& model, const TrainingData& data, const StepLoss& loss, const FitOptions& options = {},
               std::vector<at::Tensor> also = {});
 

@@ -31,7 +31,7 @@ struct FitOptions {
       true;                 ///< training mode; off: evaluation mode, so that batch norms and dropout stay as they are
   bool keep_zeros = false;  ///< weights that are zero stay zero: a sparse model stays sparse
 
-  /// Called after every epoch in evaluation mode, larger is better; the best Model is what remains.
+  /// Called after every epoch in evaluation mode, larger is better, finite; the best Model is what remains.
   std::function<double(const Model&)> judge = {};
   std::int64_t patience = 0;  ///< epochs without a better judgement after which training stops; 0: none
 

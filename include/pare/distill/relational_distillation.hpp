@@ -7,7 +7,8 @@ PARE_NAMESPACE_BEGIN
 /// How the samples of a batch lie to each other: their distances and angles, by the Huber loss. Widths need not agree.
 /// Park et al., "Relational Knowledge Distillation", 2019.
 ///
-/// Memory grows with the cube of the batch while `angle` is not 0. Errors: `pare.distill.102`, `.103` as `Hints`.
+/// Memory grows with the cube of the batch while `angle` is not 0. Errors: `pare.distill.102`, `.103` as `Hints`,
+/// `.112` both weights 0.
 struct RelationalDistillation {
   LayerMap layers = {};    ///< empty: the first outputs
   double distance = 25.0;  ///< weight of the distances

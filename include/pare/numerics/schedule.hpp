@@ -26,9 +26,11 @@ struct Schedule {
   std::int64_t every = 1;  ///< steps from one change to the next, at least 1
 
   /// The value at a step, changes of `every` steps taken into account. Before `begin` it is `from`, from `end` on `to`.
+  /// @throws Error as `validate`
   [[nodiscard]] double at(std::int64_t step) const;
   /// Whether the value changes at this step: at `begin`, every `every` steps after it, and at `end`.
-  [[nodiscard]] bool due(std::int64_t step) const noexcept;
+  /// @throws Error as `validate`
+  [[nodiscard]] bool due(std::int64_t step) const;
   /// @throws Error `pare.numerics.121` for steps out of order or numbers that are not finite
   void validate() const;
 };

@@ -20,8 +20,9 @@ PARE_NAMESPACE_BEGIN
 /// graph and from the weight table. Branches go one by one, each time the one whose absence changes the model's outputs
 /// on the calibration data least (squared difference), so that the effect of those that are gone already is seen.
 ///
-/// Errors: `pare.pass.102` no calibration, `pare.prune.101` a ratio of nothing or everything, `.104` a `keep` pattern
-/// that fits no layer, `.109` the model has no residual branches that could go.
+/// Errors: `pare.pass.102` no calibration, `pare.prune.101` a ratio of nothing or everything, `.103` calibration
+/// batches without samples, or on which the model's outputs are NaN or infinite, `.104` a `keep` pattern that fits no
+/// layer, `.109` the model has no residual branches that could go.
 struct BlockPruner {
   Ratio ratio = {0.25};  ///< branches to drop, of all that could go; rounded to the nearest, at least one
   std::vector<std::string> keep =

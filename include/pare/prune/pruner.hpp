@@ -32,11 +32,16 @@ PARE_NAMESPACE_BEGIN
 /// multiply-accumulates are compiled and timed beside the original until the share is found; on a busy machine it is as
 /// inexact as the clock. A group that cannot be pruned is a `declined` row that says why.
 ///
-/// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, `.103` importances
-/// that are NaN or infinite, `.104` a `keep` pattern or a name in
-/// `group_ratios` that fits nothing, `.105` a target that cannot be met, `.106`
-/// nothing can be pruned, `.107` a criterion that needs calibration and has none. With `commit_to` also those of
-/// `commit`, where not even the model as it is could be written back.
+/// Shares of units (`ratio`, `group_ratios`) are rounded to whole units, or to what `round_to` allows; where
+/// `max_ratio` or `min_channels` keeps more of them than rounding does, or a group in `group_ratios` cannot be pruned,
+/// the target is not met. `ratio` is of the groups that can be pruned.
+///
+/// Errors: `pare.prune.101` a target of nothing or everything, `.102` another option out of range, or a group twice in
+/// `group_ratios`, `.103` importances that are NaN, infinite or not one for each unit, or calibration batches without
+/// samples, or on which a layer meets NaN or infinities, `.104` a `keep` pattern or a name in `group_ratios` that fits
+/// nothing, `.105` a target that cannot be met, `.106` nothing can be pruned, `.107` a criterion that needs calibration
+/// and has none, `.110` a `loss` that fails, is no scalar or has no gradient. With `commit_to` also those of `commit`,
+/// where not even the model as it is could be written back.
 template <class Importance = LeastSquares>
 struct Pruner {
   Importance importance = {};

@@ -45,10 +45,10 @@ class SparseTraining {
 
   /// Takes more weights away, the smallest over all masked parameters, until `sparsity` of them is zero: gradual
   /// pruning with a `Schedule`. A sparsity below the present one changes nothing.
-  /// @throws Error `pare.prune.201` for a sparsity out of range
+  /// @throws Error `pare.prune.201` for a sparsity out of range, `.211` for weights that are NaN
   void prune(Ratio sparsity);
   /// The same by given scores, e.g. `movement()`: the lowest go. Parameters without scores are left alone.
-  /// @throws Error also `pare.prune.211` for scores of another shape
+  /// @throws Error also `pare.prune.211` for scores of no masked parameter, of another shape, or NaN
   void prune(Ratio sparsity, const std::map<std::string, at::Tensor>& scores);
   /// Moves zeros: in every masked parameter, the `share` of kept weights that are smallest goes and as many come back,
   /// at zero, where the loss of the last backward pass had its largest gradients. Evci et al., "RigL", 2020.

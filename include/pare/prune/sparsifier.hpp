@@ -35,7 +35,9 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Zeros make a model smaller to store, and faster only where the target computes with them: the report says so.
 /// Errors: `pare.prune.201` an option out of range, `.202` a `keep_dense` pattern that fits no layer, `.203` a
-/// criterion that returns NaN or another shape, `.204` no layer that could be pruned, `pare.pass.102` no calibration.
+/// criterion that returns NaN or another shape, a `loss` that fails, is no scalar or has no gradient, or calibration
+/// batches without samples, or on which the model gives NaN or infinities, `.204` no layer that could be pruned,
+/// `pare.pass.102` no calibration.
 template <class Importance = SparseGPT>
 struct Sparsifier {
   Importance importance = {};
