@@ -41,7 +41,8 @@ json parse_header(const std::string& text, const std::string& file) {
     const bool opens = event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
     if (opens && depth > 2) fail("pare.checkpoint.104", file, "the header is nested deeper than the format allows");
     if (opens && depth == 1) fields.clear();
-    if (event != json::parse_event_t::key) return true;
+    // What lies inside a field is none of the entry's own.
+    if (event != json::parse_event_t::key || depth > 2) return true;
     const auto& key = parsed.get_ref<const std::string&>();
     if (!(depth == 1 ? seen : fields).insert(key).second) {
       fail("pare.checkpoint.104", file, "the header has '{}' twice", printable(key));

@@ -72,6 +72,9 @@ void Lowering::finish(const FusedRegion& region, const Node& anchor, const Kerne
     step.output.qparams = qparams_of(*quantizer);
     unit = step.output.qparams.scale;
   } else {
+    const auto zero = [](auto number) { return number == 0; };
+    if (std::ranges::all_of(real.largest, zero) && std::ranges::all_of(real.offsets, zero))
+      refuse(anchor, "all of the last layer's weights and biases are zero");
     unit = output_unit(real);
     if (region.residual != kNoValue || step.kind != StepKind::Linear)
       refuse(anchor, "only a linear layer can be the last one");

@@ -76,15 +76,20 @@ void celu(Emitter& out, const Node& node) {
   out.result(node, "Celu", {out.input(node, 0)}, {{"alpha", static_cast<float>(number_of(node, 1, 1))}});
 }
 
-// log(1 + exp(beta x)) / beta, the identity above a threshold.
+// log(1 + exp(beta x)) / beta, the identity above a threshold of beta x.
 void softplus(Emitter& out, const Node& node) {
-  const auto beta = number_of(node, 1, 1);
-  if (beta == 1.0) {
-    out.result(node, "Softplus", {out.input(node, 0)});
-    return;
-  }
-  const auto factor = out.scalar(beta, dtype_of(out, node));
-  out.result(node, "Div", {out.call("Softplus", {out.call("Mul", {out.input(node, 0), factor})}), factor});
+  const auto beta = number_of(node, 1, 1), threshold = number_of(node, 2, 20);
+  const auto dtype = dtype_of(out, node);
+  const auto x = out.input(node, 0);
+  const auto factor = beta == 1.0 ? std::string() : out.scalar(beta, dtype);
+  const auto scaled = factor.empty() ? x : out.call("Mul", {x, factor});
+  // From there on the curve is the identity to the last bit.
+  const double meets = dtype == at::kDouble ? 34 : 15;
+  const auto last = threshold >= meets ? node.name : std::string();
+  auto curve = out.call("Softplus", {scaled}, {}, factor.empty() ? last : std::string());
+  if (!factor.empty()) curve = out.call("Div", {curve, factor}, {}, last);
+  if (threshold >= meets) return out.alias(node, curve);
+  out.result(node, "Where", {out.call("Greater", {scaled, out.scalar(threshold, dtype)}), x, curve});
 }
 
 // One slope for all, or one a channel: axis 1.
@@ -128,8 +133,8 @@ void shrink(Emitter& out, const Node& node) {
 void threshold(Emitter& out, const Node& node) {
   const auto dtype = dtype_of(out, node);
   const auto x = out.input(node, 0);
-  const auto above = out.call("Greater", {x, out.scalar(number_of(node, 1, 0), dtype)});
-  out.result(node, "Where", {above, x, out.scalar(number_of(node, 2, 0), dtype)});
+  const auto above = out.call("Greater", {x, out.input_as(node, 1, dtype)});
+  out.result(node, "Where", {above, x, out.input_as(node, 2, dtype)});
 }
 
 // In evaluation mode the slope is the middle of those drawn from in training.

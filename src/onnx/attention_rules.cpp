@@ -31,13 +31,32 @@ std::string shared_heads(Emitter& out, const Node& node, std::size_t position) {
   return out.call("Reshape", {repeated, out.integers({0, *wanted, -1, *width})});
 }
 
-// -inf above the diagonal.
-std::string causal_mask(Emitter& out, c10::ScalarType dtype, const SymbolicInt& rows, const SymbolicInt& columns) {
+// -inf above the diagonal. Sizes that vary are read from the scores: formulas of pooled sizes are fitted, not derived.
+std::string causal_mask(Emitter& out, const std::string& scores, c10::ScalarType dtype, const SymbolicInt& rows,
+                        const SymbolicInt& columns) {
   constexpr auto kHidden = -std::numeric_limits<double>::infinity();
   if (rows.is_constant() && columns.is_constant())
     return out.tensor(at::full({*rows.constant(), *columns.constant()}, kHidden, dtype).triu(1), "causal_mask");
-  const auto all = out.call("Expand", {out.scalar(kHidden, dtype), out.shape({rows, columns})});
+  const auto end = out.integers({std::numeric_limits<std::int64_t>::max()});
+  const auto sizes = out.call("Slice", {out.call("Shape", {scores}), out.integers({-2}), end});
+  const auto all = out.call("Expand", {out.scalar(kHidden, dtype), sizes});
   return out.call("Trilu", {all, out.scalar(1, at::kLong)}, {{"upper", std::int64_t{1}}}, "causal_mask");
+}
+
+// Whether a row of a mask hides every key, [..., rows, 1], or empty where a constant shows that none does. Softmax
+// makes 0 / 0 of such rows, LibTorch zeros. The largest of infinities is not asked for: OpenVINO's is finite.
+std::string hidden_rows(Emitter& out, ValueId mask) {
+  constexpr auto kHidden = -std::numeric_limits<double>::infinity();
+  const auto dtype = out.type(mask).dtype;
+  const bool flags = dtype == at::kBool;
+  if (const auto* held = out.constant(mask); held && !held->integers) {
+    const auto hides = flags ? held->tensor.logical_not() : held->tensor.eq(kHidden);
+    const auto rows = hides.all(-1, true);
+    return rows.any().item<bool>() ? out.tensor(rows, "hidden") : std::string();
+  }
+  const auto name = out.value(mask);
+  const auto hides = flags ? out.call("Not", {name}) : out.call("Equal", {name, out.scalar(kHidden, dtype)});
+  return out.cast(reduce(out, "Min", out.cast(hides, at::kBool, at::kInt), {-1}, true), at::kInt, at::kBool);
 }
 
 // query, key, value, mask, dropout, is_causal, scale, enable_gqa
@@ -69,9 +88,12 @@ void attention(Emitter& out, const Node& node) {
     else
       scores = out.call("Add", {scores, out.value(mask)});
   }
-  if (*causal) scores = out.call("Add", {scores, causal_mask(out, dtype, query.sizes[rank - 2], key.sizes[rank - 2])});
+  if (*causal)
+    scores = out.call("Add", {scores, causal_mask(out, scores, dtype, query.sizes[rank - 2], key.sizes[rank - 2])});
   const auto weights = out.call("Softmax", {scores}, {{"axis", std::int64_t{-1}}});
-  out.result(node, "MatMul", {weights, values});
+  const auto hidden = node.input(3) == kNoValue ? std::string() : hidden_rows(out, node.input(3));
+  if (hidden.empty()) return out.result(node, "MatMul", {weights, values});
+  out.result(node, "Where", {hidden, out.scalar(0, dtype), out.call("MatMul", {weights, values})});
 }
 
 constexpr RuleEntry kAttentionRules[] = {{"aten::scaled_dot_product_attention", attention}};

@@ -1,6 +1,8 @@
 // Tensors out of nothing but sizes.
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "onnx/rules.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -9,8 +11,13 @@ namespace onnx {
 
 namespace {
 
+// Another tensor's sizes are read from it where they vary: formulas of pooled sizes are fitted, not derived.
 void filled(Emitter& out, const Node& node, const std::string& value) {
-  out.result(node, "Expand", {value, out.shape(out.type(node.output()).sizes)});
+  const auto& sizes = out.type(node.output()).sizes;
+  const auto like = node.operands.empty() ? kNoValue : node.input(0);
+  const bool reads = like != kNoValue && (node.is("aten::fill") || node.op.base().ends_with("_like")) &&
+                     !std::ranges::all_of(sizes, &SymbolicInt::is_constant);
+  out.result(node, "Expand", {value, reads ? out.call("Shape", {out.value(like)}) : out.shape(sizes)});
 }
 
 void zeros(Emitter& out, const Node& node) { filled(out, node, out.scalar(0, out.type(node.output()).dtype)); }

@@ -14,30 +14,31 @@ namespace {
 
 c10::ScalarType result_type(const Emitter& out, const Node& node) { return out.type(node.output()).dtype; }
 
-// `a op alpha * b`, both in the result's dtype.
+// `a op alpha * b`, both in the result's dtype. The sum of flags is whether one of them is set.
 void add_or_sub(Emitter& out, const Node& node, const char* op, bool reversed) {
   const auto dtype = result_type(out, node);
-  const auto left = out.input_as(node, 0, dtype);
-  auto right = out.input_as(node, 1, dtype);
+  Names inputs{out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)};
   const auto alpha = node.operands.size() > 2 ? node.operand(2).number() : 1.0;
   if (!alpha) Emitter::refuse(node, "a factor that is computed");
-  if (reversed) {
-    auto scaled = *alpha == 1.0 ? left : out.call("Mul", {left, out.scalar(*alpha, dtype)});
-    out.result(node, op, {right, scaled});
-    return;
+  auto& scaled = inputs[reversed ? 0 : 1];
+  if (dtype == at::kBool) {
+    if (*alpha != 1.0) Emitter::refuse(node, "a factor of flags");
+    return out.result(node, "Or", std::move(inputs));
   }
-  if (*alpha != 1.0) right = out.call("Mul", {right, out.scalar(*alpha, dtype)});
-  out.result(node, op, {left, right});
+  if (*alpha != 1.0) scaled = out.call("Mul", {scaled, out.input_as(node, 2, dtype)});
+  if (reversed) std::swap(inputs[0], inputs[1]);
+  out.result(node, op, std::move(inputs));
 }
 
 void add(Emitter& out, const Node& node) { add_or_sub(out, node, "Add", false); }
 void subtract(Emitter& out, const Node& node) { add_or_sub(out, node, "Sub", false); }
 void subtract_from(Emitter& out, const Node& node) { add_or_sub(out, node, "Sub", true); }
 
-template <auto& op>
+// `of_flags` is the operator for results that are true or false, for which ONNX has no arithmetic.
+template <auto& op, auto& of_flags>
 void binary(Emitter& out, const Node& node) {
   const auto dtype = result_type(out, node);
-  out.result(node, op, {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
+  out.result(node, dtype == at::kBool ? of_flags : op, {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
 }
 
 void divide(Emitter& out, const Node& node) {
@@ -88,13 +89,22 @@ void bitwise(Emitter& out, const Node& node) {
 
 template <auto& op>
 void unary(Emitter& out, const Node& node) {
+  if (result_type(out, node) == at::kBool) Emitter::refuse(node, "a number's operator on flags");
   out.result(node, op, {out.input_as(node, 0, result_type(out, node))});
 }
 
-// A question about a number, which is not cast to the answer's type.
+// Integers are whole already, and ONNX rounds floats alone.
+template <auto& op>
+void rounding(Emitter& out, const Node& node) {
+  if (at::isFloatingType(result_type(out, node))) return unary<op>(out, node);
+  out.alias(node, out.input(node, 0));
+}
+
+// A question about a float, which is not cast to the answer's type.
 template <auto& op>
 void unary_test(Emitter& out, const Node& node) {
-  out.result(node, op, {out.input(node, 0)});
+  const auto dtype = out.type(node.input(0)).dtype;
+  out.result(node, op, {out.input_as(node, 0, at::isFloatingType(dtype) ? dtype : at::kFloat)});
 }
 
 void reciprocal_root(Emitter& out, const Node& node) {
@@ -107,6 +117,10 @@ void round_decimals(Emitter& out, const Node& node) {
   const auto x = out.input_as(node, 0, dtype);
   const auto position = node.op.argument("decimals");
   const auto decimals = position < 0 ? 0 : integer_of(node, static_cast<std::size_t>(position));
+  if (!at::isFloatingType(dtype)) {
+    if (decimals != 0) Emitter::refuse(node, "decimals of integers");
+    return out.alias(node, x);
+  }
   if (decimals == 0) return out.result(node, "Round", {x});
   const bool fraction = decimals > 0;
   const auto power = out.scalar(std::pow(10.0, std::abs(static_cast<double>(decimals))), dtype);
@@ -164,7 +178,7 @@ void remainder(Emitter& out, const Node& node) {
 }
 
 void square(Emitter& out, const Node& node) {
-  const auto x = out.input(node, 0);
+  const auto x = out.input_as(node, 0, result_type(out, node));
   out.result(node, "Mul", {x, x});
 }
 
@@ -180,17 +194,23 @@ void power(Emitter& out, const Node& node) {
     out.result(node, "Pow", {base, out.input_as(node, 1, dtype)});
 }
 
-void where(Emitter& out, const Node& node) {
-  if (node.operands.size() != 3) Emitter::refuse(node, "how many places it finds depends on values");
+// Runtimes choose between numbers: flags go as integers.
+void chosen(Emitter& out, const Node& node, std::size_t condition, std::size_t yes, std::size_t no) {
   const auto dtype = result_type(out, node);
-  out.result(node, "Where",
-             {out.input_as(node, 0, at::kBool), out.input_as(node, 1, dtype), out.input_as(node, 2, dtype)});
+  const Names inputs{out.input_as(node, condition, at::kBool), out.input_as(node, yes, dtype),
+                     out.input_as(node, no, dtype)};
+  if (dtype != at::kBool) return out.result(node, "Where", inputs);
+  const auto as_integer = [&](const std::string& flags) { return out.cast(flags, dtype, at::kInt); };
+  const auto integers = out.call("Where", {inputs[0], as_integer(inputs[1]), as_integer(inputs[2])});
+  out.alias(node, out.cast(integers, at::kInt, dtype));
 }
 
-void masked_fill(Emitter& out, const Node& node) {
-  const auto dtype = result_type(out, node);
-  out.result(node, "Where", {out.input_as(node, 1, at::kBool), out.input_as(node, 2, dtype), out.input(node, 0)});
+void where(Emitter& out, const Node& node) {
+  if (node.operands.size() != 3) Emitter::refuse(node, "how many places it finds depends on values");
+  chosen(out, node, 0, 1, 2);
 }
+
+void masked_fill(Emitter& out, const Node& node) { chosen(out, node, 1, 2, 0); }
 
 void clamp(Emitter& out, const Node& node) {
   const auto dtype = result_type(out, node);
@@ -201,11 +221,14 @@ void clamp(Emitter& out, const Node& node) {
       value = out.call(op, {value, out.input_as(node, position, dtype)});
   };
   const bool numbers = node.operands.size() < 2 || node.operand(1).value() == kNoValue;
-  const auto low = only_max ? std::optional<double>() : node.operand(1).number();
-  const auto high = only_max ? node.operand(1).number()
-                             : (node.operands.size() > 2 ? node.operand(2).number() : std::optional<double>());
-  if (numbers && (low || high)) {  // one node, which fuses with the layer before
-    out.result(node, "Clip", {value, low ? out.scalar(*low, dtype) : "", high ? out.scalar(*high, dtype) : ""});
+  const auto number = [&](std::size_t position) {
+    const bool given = position < node.operands.size() && !node.operand(position).is_none() &&
+                       node.operand(position).value() == kNoValue;
+    return given ? out.input_as(node, position, dtype) : std::string();
+  };
+  const auto low = only_max ? std::string() : number(1), high = number(only_max ? 1 : 2);
+  if (numbers && !(low.empty() && high.empty())) {  // one node, which fuses with the layer before
+    out.result(node, "Clip", {value, low, high});
     return;
   }
   bound(1, only_max ? "Min" : "Max");
@@ -227,12 +250,12 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::add", add},
     {"aten::sub", subtract},
     {"aten::rsub", subtract_from},
-    {"aten::mul", binary<kMul>},
+    {"aten::mul", binary<kMul, kAnd>},
     {"aten::div", divide},
     {"aten::true_divide", divide},
     {"aten::floor_divide", divide},
-    {"aten::maximum", binary<kMaximum>},
-    {"aten::minimum", binary<kMinimum>},
+    {"aten::maximum", binary<kMaximum, kOr>},
+    {"aten::minimum", binary<kMinimum, kAnd>},
     {"aten::eq", compare<kEqual, false>},
     {"aten::ne", compare<kEqual, true>},
     {"aten::lt", compare<kLess, false>},
@@ -254,8 +277,8 @@ constexpr RuleEntry kElementwiseRules[] = {
     {"aten::abs", unary<kAbs>},
     {"aten::neg", unary<kNeg>},
     {"aten::erf", unary<kErf>},
-    {"aten::floor", unary<kFloor>},
-    {"aten::ceil", unary<kCeil>},
+    {"aten::floor", rounding<kFloor>},
+    {"aten::ceil", rounding<kCeil>},
     {"aten::round", round_decimals},
     {"aten::sin", unary<kSin>},
     {"aten::cos", unary<kCos>},

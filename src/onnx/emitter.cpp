@@ -60,6 +60,7 @@ std::string Emitter::input_as(const Node& node, std::size_t position, c10::Scala
       return tensor(held->tensor.to(dtype));
     return cast(value(id), type(id).dtype, dtype);
   }
+  if (const auto whole = operand.integer()) return scalar(*whole, dtype);
   if (const auto number = operand.number()) return scalar(*number, dtype);
   if (const auto* size = operand.get<SymbolicInt>()) return cast(symbolic(*size), at::kLong, dtype);
   refuse(node, "argument {} is neither a tensor nor a number", position);
@@ -82,9 +83,13 @@ std::string Emitter::integers(const std::vector<std::int64_t>& values) {
   return name;
 }
 
-std::string Emitter::scalar(double number, c10::ScalarType dtype) {
-  auto& name = small_[fmt::format("s{}:{:a}", c10::toString(dtype), number)];
-  if (name.empty()) name = tensor(at::full({}, number, dtype), "scalar");
+std::string Emitter::scalar(const at::Scalar& number, c10::ScalarType dtype) {
+  const auto held = at::full({}, number, dtype);
+  // Whole numbers as they are: a double holds 53 bits of them.
+  const auto text = c10::isIntegralType(dtype, true) ? fmt::format("{}", held.to(at::kLong).item<std::int64_t>())
+                                                     : fmt::format("{:a}", held.item<double>());
+  auto& name = small_[fmt::format("s{}:{}", c10::toString(dtype), text)];
+  if (name.empty()) name = tensor(held, "scalar");
   return name;
 }
 
@@ -98,8 +103,8 @@ std::string Emitter::dim(std::uint32_t wanted) {
     const auto found = std::ranges::find(sizes, plain);
     if (found == sizes.end()) continue;
     const auto all = call("Shape", {value(id)}, {}, "shape");
-    name = call("Gather", {all, scalar(static_cast<double>(found - sizes.begin()), at::kLong)},
-                {{"axis", std::int64_t{0}}}, graph().dims()[wanted]);
+    name = call("Gather", {all, scalar(found - sizes.begin(), at::kLong)}, {{"axis", std::int64_t{0}}},
+                graph().dims()[wanted]);
     return name;
   }
   fail("pare.onnx.101", graph().dims()[wanted], "no input has this dim by itself, so that it cannot be computed");
@@ -109,17 +114,17 @@ std::string Emitter::product(const SymbolicInt::Term& term) {
   std::string result;
   for (const auto factor : term.dims) result = result.empty() ? dim(factor) : call("Mul", {result, dim(factor)});
   if (term.coefficient == 1) return result;
-  return call("Mul", {result, scalar(static_cast<double>(term.coefficient), at::kLong)});
+  return call("Mul", {result, scalar(term.coefficient, at::kLong)});
 }
 
 // floor((sum of products + offset) / divisor) as an int64 scalar. Sizes are not negative, so Div, which truncates, is
 // floor.
 std::string Emitter::symbolic(const SymbolicInt& size) {
-  if (const auto number = size.constant()) return scalar(static_cast<double>(*number), at::kLong);
+  if (const auto number = size.constant()) return scalar(*number, at::kLong);
   std::string sum;
   for (const auto& term : size.terms()) sum = sum.empty() ? product(term) : call("Add", {sum, product(term)});
-  if (size.offset() != 0) sum = call("Add", {sum, scalar(static_cast<double>(size.offset()), at::kLong)});
-  if (size.divisor() != 1) sum = call("Div", {sum, scalar(static_cast<double>(size.divisor()), at::kLong)});
+  if (size.offset() != 0) sum = call("Add", {sum, scalar(size.offset(), at::kLong)});
+  if (size.divisor() != 1) sum = call("Div", {sum, scalar(size.divisor(), at::kLong)});
   return sum;
 }
 
@@ -190,15 +195,17 @@ std::string Emitter::dequantize(const IntegerForm& form, const std::string& hint
   return call("DequantizeLinear", std::move(inputs), std::move(attributes), hint + ".dequantized");
 }
 
-std::string Emitter::requantize(const std::string& name, const QParams& qparams, const std::string& hint) {
+std::string Emitter::requantize(const std::string& name, const QParams& qparams, const std::string& hint,
+                                Bounds bounds) {
   const bool is_signed = qparams.quant_min < 0;
   // What saturates by itself needs no Clip; the one integer more of [-128, 127] only catches what is clipped anyway.
   const bool whole = is_signed ? qparams.quant_min <= -127 && qparams.quant_max == 127
                                : qparams.quant_min == 0 && qparams.quant_max == 255;
   auto source = name;
-  if (!whole) source = call("Clip", {name, scalar(qparams.low(), at::kFloat), scalar(qparams.high(), at::kFloat)});
+  if (!whole && bounds == Bounds::Clipped)
+    source = call("Clip", {name, scalar(qparams.low(), at::kFloat), scalar(qparams.high(), at::kFloat)});
   const auto scale = scalar(qparams.scale, at::kFloat);
-  const auto zero_point = scalar(static_cast<double>(qparams.zero_point), is_signed ? at::kChar : at::kByte);
+  const auto zero_point = scalar(qparams.zero_point, is_signed ? at::kChar : at::kByte);
   const auto integers = call("QuantizeLinear", {source, scale, zero_point}, {}, hint + ".quantized");
   return call("DequantizeLinear", {integers, scale, zero_point}, {}, hint + ".dequantized");
 }
@@ -226,8 +233,25 @@ void Emitter::declare_input(ValueId id, const std::string& name) {
 
 void Emitter::declare_output(ValueId id, const std::string& name) {
   const auto source = value(id);
-  proto_.calls.push_back({"Identity", {source}, {name}, name, {}});
+  if (!rename(source, name)) proto_.calls.push_back({"Identity", {source}, {name}, name, {}});
   proto_.outputs.push_back(port(id, name));
+}
+
+// What a call computes takes the output's name itself: behind an Identity ONNX Runtime fuses a padding into a
+// convolution that reads another value. Inputs, constants and what is an output already keep their names.
+bool Emitter::rename(const std::string& from, const std::string& to) {
+  if (std::ranges::any_of(proto_.outputs, [&](const Port& output) { return output.name == from; })) return false;
+  bool computed = false;
+  for (auto& call : proto_.calls)
+    if (const auto at = std::ranges::find(call.outputs, from); at != call.outputs.end()) {
+      *at = to;
+      computed = true;
+    }
+  if (!computed) return false;
+  for (auto& call : proto_.calls) std::ranges::replace(call.inputs, from, to);
+  for (auto& [value, name] : names_)
+    if (name == from) name = to;
+  return true;
 }
 
 Proto Emitter::finish() && { return std::move(proto_); }

@@ -46,7 +46,7 @@ class Emitter {
   // Constants.
   std::string tensor(const at::Tensor& values, const std::string& hint = "constant");
   std::string integers(const std::vector<std::int64_t>& values);
-  std::string scalar(double number, c10::ScalarType dtype);
+  std::string scalar(const at::Scalar& number, c10::ScalarType dtype);
   /// A rank-1 int64 tensor of these sizes: an initializer, or computed from the inputs' shapes.
   std::string shape(const std::vector<SymbolicInt>& sizes);
 
@@ -62,8 +62,11 @@ class Emitter {
   void set_qparams(ValueId value, const QParams& qparams) { qparams_[index(value)] = qparams; }
   std::string cast(const std::string& name, c10::ScalarType from, c10::ScalarType to);
   std::string dequantize(const IntegerForm& form, const std::string& hint);
-  /// QuantizeLinear and DequantizeLinear.
-  std::string requantize(const std::string& name, const QParams& qparams, const std::string& hint);
+  enum class Bounds { Clipped, Kept };
+  /// QuantizeLinear and DequantizeLinear, behind a Clip where the integers' type does not saturate at their bounds.
+  /// @param bounds `Kept`: moved integers, which are within them already and get no Clip
+  std::string requantize(const std::string& name, const QParams& qparams, const std::string& hint,
+                         Bounds bounds = Bounds::Clipped);
   /// While set, results carry this layer's name.
   void enter(const Node& node) { layer_ = node.name; }
 
@@ -82,6 +85,7 @@ class Emitter {
 
  private:
   std::string unique(const std::string& wanted);
+  bool rename(const std::string& from, const std::string& to);
   std::string dim(std::uint32_t index);
   std::string product(const SymbolicInt::Term& term);
   std::string symbolic(const SymbolicInt& size);

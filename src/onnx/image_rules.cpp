@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <string_view>
 
@@ -14,32 +15,67 @@ namespace onnx {
 
 namespace {
 
+struct Window {
+  Ints kernel, stride, padding;
+};
+
 // input, kernel, stride, padding, then what each kind has
-Attributes window(const Emitter& out, const Node& node, std::size_t spatial) {
+Window window(const Emitter& out, const Node& node, std::size_t spatial) {
   if (out.type(node.input(0)).rank() != spatial + 2) Emitter::refuse(node, "the input has no batch dimension");
-  const auto kernel = spread(integers_of(node, 1), spatial);
-  auto stride = spread(integers_of(node, 2), spatial);
-  if (stride.empty()) stride = kernel;
-  const auto before = spread(integers_of(node, 3), spatial);
-  auto pads = before;
-  pads.insert(pads.end(), before.begin(), before.end());
-  return {{"kernel_shape", kernel}, {"strides", stride}, {"pads", pads}};
+  Window result{spread(integers_of(node, 1), spatial), spread(integers_of(node, 2), spatial),
+                spread(integers_of(node, 3), spatial)};
+  if (result.stride.empty()) result.stride = result.kernel;
+  return result;
+}
+
+Attributes attributes_of(const Window& window) {
+  auto pads = window.padding;
+  pads.insert(pads.end(), window.padding.begin(), window.padding.end());
+  return {{"kernel_shape", window.kernel}, {"strides", window.stride}, {"pads", pads}};
+}
+
+// Whether sizes are rounded up. LibTorch leaves out a last window that starts behind the input and its padding, ONNX
+// counts it: such sizes are written where rounding down gives them.
+std::int64_t ceil_mode(const Emitter& out, const Node& node, const Window& window, const Ints& dilation, bool wanted) {
+  if (!wanted) return 0;
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto& to = out.type(node.outputs[0]).sizes;
+  bool down = true, up = true;
+  for (std::size_t d = 0; d < window.kernel.size(); ++d) {
+    const auto reach = dilation[d] * (window.kernel[d] - 1) + 1, step = window.stride[d], pad = window.padding[d];
+    const auto size = from[2 + d].constant(), pooled = to[2 + d].constant();
+    if (size && pooled) {
+      const auto last = *size + 2 * pad - reach;
+      down = down && last >= 0 && *pooled == last / step + 1;
+      up = up && *pooled == (last + step - 1) / step + 1;
+    } else {
+      down = down && step == 1;
+      up = up && pad + step <= reach;
+    }
+  }
+  if (!down && !up) Emitter::refuse(node, "ceil_mode with windows that start behind the input");
+  return down ? 0 : 1;
 }
 
 template <std::size_t spatial>
 void max_pool(Emitter& out, const Node& node) {
   if (node.outputs.size() > 1 && !out.graph().uses(node.outputs[1]).empty())
     Emitter::refuse(node, "the indices of the maxima are used");
-  auto attributes = window(out, node, spatial);
-  attributes.emplace_back("dilations", spread(integers_of(node, 4), spatial));
-  attributes.emplace_back("ceil_mode", std::int64_t{node.operand(5).boolean().value_or(false)});
+  const auto windows = window(out, node, spatial);
+  const auto dilation = spread(integers_of(node, 4), spatial);
+  auto attributes = attributes_of(windows);
+  attributes.emplace_back("dilations", dilation);
+  attributes.emplace_back("ceil_mode",
+                          ceil_mode(out, node, windows, dilation, node.operand(5).boolean().value_or(false)));
   out.result(node, "MaxPool", {out.input(node, 0)}, std::move(attributes));
 }
 
 template <std::size_t spatial>
 void average_pool(Emitter& out, const Node& node) {
-  auto attributes = window(out, node, spatial);
-  attributes.emplace_back("ceil_mode", std::int64_t{node.operand(4).boolean().value_or(false)});
+  const auto windows = window(out, node, spatial);
+  auto attributes = attributes_of(windows);
+  attributes.emplace_back("ceil_mode",
+                          ceil_mode(out, node, windows, Ints(spatial, 1), node.operand(4).boolean().value_or(false)));
   attributes.emplace_back("count_include_pad", std::int64_t{node.operand(5).boolean().value_or(true)});
   if (node.operands.size() > 6 && !node.operand(6).is_none()) Emitter::refuse(node, "a divisor of its own");
   out.result(node, "AveragePool", {out.input(node, 0)}, std::move(attributes));
@@ -69,26 +105,32 @@ void adaptive_pool(Emitter& out, const Node& node) {
              {{"kernel_shape", kernel}, {"strides", kernel}});
 }
 
+// The factor that the call was given for a spatial dimension. Some overloads take them one by one, others as a list.
+std::optional<double> given_factor(const Node& node, std::size_t spatial, std::size_t d) {
+  constexpr std::string_view names[] = {"scales_d", "scales_h", "scales_w"};
+  const auto list = node.op.argument("scale_factors");
+  const auto* listed = list < 0 ? nullptr : node.operand(static_cast<std::size_t>(list)).get<Operand::Doubles>();
+  if (listed) return d < listed->size() ? std::optional(listed->at(d)) : std::nullopt;
+  const auto position = node.op.argument(spatial == 1 ? "scales" : names[3 - spatial + d]);
+  return position < 0 ? std::nullopt : node.operand(static_cast<std::size_t>(position)).number();
+}
+
 // The factors that the call was given, where the sizes that they were rounded to imply others.
 std::vector<float> given_factors(const Emitter& out, const Node& node) {
   const auto& from = out.type(node.input(0)).sizes;
   const auto& to = out.type(node.output()).sizes;
   const auto spatial = from.size() - 2;
-  constexpr std::string_view names[] = {"scales_d", "scales_h", "scales_w"};
-  // Some overloads take them one by one, others as a list.
-  const auto list = node.op.argument("scale_factors");
-  const auto* listed = list < 0 ? nullptr : node.operand(static_cast<std::size_t>(list)).get<Operand::Doubles>();
-  const auto factor_of = [&](std::size_t d) -> std::optional<double> {
-    if (listed) return d < listed->size() ? std::optional(listed->at(d)) : std::nullopt;
-    const auto position = node.op.argument(spatial == 1 ? "scales" : names[3 - spatial + d]);
-    return position < 0 ? std::nullopt : node.operand(static_cast<std::size_t>(position)).number();
-  };
+  // Dimensions that keep their size are copied, whatever the factor, and of images those that double it are doubled.
+  const bool image = node.is("aten::upsample_nearest2d");
+  const bool copies = image || node.op.base().find("linear") != std::string_view::npos;
   std::vector<float> factors{1, 1};
   bool rounded = false;
   for (std::size_t d = 0; d < spatial; ++d) {
-    const auto factor = factor_of(d);
+    auto factor = given_factor(node, spatial, d);
     if (!factor) return {};
     const auto before = from[2 + d].constant(), after = to[2 + d].constant();
+    if (copies && before && before == after) factor = 1;
+    if (image && before && after && *after == 2 * *before) factor = 2;
     rounded |=
         !before || !after || std::abs(static_cast<double>(*before) * *factor - static_cast<double>(*after)) > 1e-3;
     factors.push_back(static_cast<float>(*factor));
@@ -96,38 +138,84 @@ std::vector<float> given_factors(const Emitter& out, const Node& node) {
   return rounded ? factors : std::vector<float>();
 }
 
-void resize(Emitter& out, const Node& node, Attributes attributes) {
-  const auto corners = node.op.argument("align_corners");
-  const bool aligned = corners >= 0 && node.operand(static_cast<std::size_t>(corners)).boolean().value_or(false);
-  if (const auto factors = aligned ? std::vector<float>() : given_factors(out, node); !factors.empty()) {
-    out.result(node, "Resize", {out.input(node, 0), "", out.tensor(at::tensor(factors), "factors")},
-               std::move(attributes));
-    return;
+// To fixed factors, or where there are none to the result's sizes.
+void resize(Emitter& out, const Node& node, const std::vector<float>& factors, Attributes attributes) {
+  Names inputs{out.input(node, 0), ""};
+  if (factors.empty()) {
+    inputs.insert(inputs.end(), {"", out.shape(out.type(node.output()).sizes)});
+  } else {
+    inputs.push_back(out.tensor(at::tensor(factors), "factors"));
   }
-  const auto sizes = out.shape(out.type(node.output()).sizes);
-  out.result(node, "Resize", {out.input(node, 0), "", "", sizes}, std::move(attributes));
+  out.result(node, "Resize", std::move(inputs), std::move(attributes));
 }
 
+// The index that LibTorch picks for each element along a spatial dimension: the operator's own answer on a line.
+Ints picked(const Emitter& out, const Node& node, std::size_t spatial, std::size_t d, std::int64_t from,
+            std::int64_t to) {
+  const auto line = at::arange(from, out.type(node.output()).dtype == at::kDouble ? at::kDouble : at::kFloat);
+  const auto factor = given_factor(node, spatial, d);
+  const auto result = spatial == 1   ? at::upsample_nearest1d(line.view({1, 1, -1}), {to}, factor)
+                      : spatial == 2 ? at::upsample_nearest2d(line.view({1, 1, -1, 1}), {to, 1}, factor)
+                                     : at::upsample_nearest3d(line.view({1, 1, -1, 1, 1}), {to, 1, 1}, factor);
+  const auto indices = result.flatten().to(at::kLong);
+  return {indices.data_ptr<std::int64_t>(), indices.data_ptr<std::int64_t>() + to};
+}
+
+// What Resize picks: it divides by the quotient of the sizes, where LibTorch multiplies by its inverse.
+Ints picked_by_resize(std::int64_t from, std::int64_t to) {
+  const auto factor = static_cast<float>(to) / static_cast<float>(from);
+  Ints indices;
+  for (std::int64_t i = 0; i < to; ++i)
+    indices.push_back(std::min(from - 1, static_cast<std::int64_t>(std::floor(static_cast<float>(i) / factor))));
+  return indices;
+}
+
+// Where sizes are fixed and Resize would pick other elements, they are looked up, dimension by dimension.
 void nearest(Emitter& out, const Node& node) {
-  resize(out, node,
-         {{"mode", std::string("nearest")},
-          {"coordinate_transformation_mode", std::string("asymmetric")},
-          {"nearest_mode", std::string("floor")}});
+  const auto& from = out.type(node.input(0)).sizes;
+  const auto& to = out.type(node.output()).sizes;
+  const auto spatial = from.size() - 2;
+  std::vector<Ints> indices;
+  bool agrees = true, fixed = true;
+  for (std::size_t d = 0; d < spatial && fixed; ++d) {
+    const auto before = from[2 + d].constant(), after = to[2 + d].constant();
+    fixed = before && after;
+    if (!fixed) break;
+    indices.push_back(picked(out, node, spatial, d, *before, *after));
+    agrees = agrees && indices.back() == picked_by_resize(*before, *after);
+  }
+  if (!fixed || agrees)
+    return resize(out, node, fixed ? std::vector<float>() : given_factors(out, node),
+                  {{"mode", std::string("nearest")},
+                   {"coordinate_transformation_mode", std::string("asymmetric")},
+                   {"nearest_mode", std::string("floor")}});
+  auto name = out.input(node, 0);
+  for (std::size_t d = 0; d < spatial; ++d) {
+    Ints same(indices[d].size());
+    std::iota(same.begin(), same.end(), 0);
+    if (from[2 + d] == to[2 + d] && indices[d] == same) continue;
+    name = out.call("Gather", {name, out.integers(indices[d])}, {{"axis", static_cast<std::int64_t>(2 + d)}});
+  }
+  out.alias(node, name);
+}
+
+void interpolate_by(Emitter& out, const Node& node, Attributes attributes) {
+  const auto corners = node.operand("align_corners").boolean().value_or(false);
+  attributes.emplace_back("coordinate_transformation_mode", std::string(corners ? "align_corners" : "half_pixel"));
+  const auto factors = corners ? std::vector<float>() : given_factors(out, node);
+  // ONNX Runtime copies there.
+  if (!factors.empty() && out.type(node.input(0)).sizes == out.type(node.output()).sizes &&
+      node.is("aten::upsample_bicubic2d"))
+    Emitter::refuse(node, "a factor that leaves the sizes as they are");
+  resize(out, node, factors, std::move(attributes));
 }
 
 void interpolate_linear(Emitter& out, const Node& node) {
-  const auto corners = node.operand("align_corners").boolean().value_or(false);
-  resize(out, node,
-         {{"mode", std::string("linear")},
-          {"coordinate_transformation_mode", std::string(corners ? "align_corners" : "half_pixel")}});
+  interpolate_by(out, node, {{"mode", std::string("linear")}});
 }
 
 void cubic(Emitter& out, const Node& node) {
-  const auto corners = node.operand("align_corners").boolean().value_or(false);
-  resize(out, node,
-         {{"mode", std::string("cubic")},
-          {"cubic_coeff_a", -0.75F},
-          {"coordinate_transformation_mode", std::string(corners ? "align_corners" : "half_pixel")}});
+  interpolate_by(out, node, {{"mode", std::string("cubic")}, {"cubic_coeff_a", -0.75F}});
 }
 
 // A kernel that picks each element of a window into a channel of its own: [k, 1, window...].

@@ -1,6 +1,8 @@
 #include "onnx/proto.hpp"
 
+#include <algorithm>
 #include <protozero/pbf_writer.hpp>
+#include <string_view>
 
 #include "pare/core/error.hpp"
 
@@ -99,6 +101,23 @@ void write_port(pbf_writer& graph, std::uint32_t tag, const Port& port) {
   }
 }
 
+// Whether each character is its shortest sequence of bytes and no half of a pair of UTF-16.
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i++]);
+    const int more = lead < 0x80 ? 0 : lead >> 5 == 0x6 ? 1 : lead >> 4 == 0xE ? 2 : lead >> 3 == 0x1E ? 3 : -1;
+    if (more < 0) return false;
+    std::uint32_t code = more == 0 ? lead : lead & (0x3FU >> more);
+    for (int k = 0; k < more; ++k, ++i) {
+      if (i == text.size() || (static_cast<unsigned char>(text[i]) & 0xC0) != 0x80) return false;
+      code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3FU);
+    }
+    constexpr std::uint32_t kFirst[] = {0, 0x80, 0x800, 0x10000};
+    if (code < kFirst[more] || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 ElementType element_type(c10::ScalarType dtype) {
@@ -126,6 +145,29 @@ ElementType element_type(c10::ScalarType dtype) {
     default:
       fail("pare.onnx.103", "", "ONNX has no tensors of {}", c10::toString(dtype));
   }
+}
+
+std::string other_than_utf8(const Proto& proto) {
+  std::string found;
+  const auto look = [&](const std::string& text) {
+    if (!found.empty() || is_utf8(text)) return;
+    found = text;
+    std::ranges::replace_if(
+        found, [](char byte) { return byte < 0x20 || byte >= 0x7F; }, '?');
+  };
+  for (const auto* ports : {&proto.inputs, &proto.outputs})
+    for (const auto& port : *ports) {
+      look(port.name);
+      for (const auto& dim : port.dims)
+        if (const auto* name = std::get_if<std::string>(&dim)) look(*name);
+    }
+  for (const auto& call : proto.calls) {
+    look(call.name);
+    std::ranges::for_each(call.outputs, look);
+  }
+  for (const auto& tensor : proto.initializers) look(tensor.name);
+  for (const auto& [key, value] : proto.metadata) look(key), look(value);
+  return found;
 }
 
 std::string serialize(const Proto& proto, const ExternalData& external) {

@@ -77,6 +77,10 @@ struct ExternalData {
   std::vector<std::int64_t> offsets;
 };
 
+/// A name or a line of metadata that is not UTF-8, which protobuf's strings are; other bytes than ASCII are shown as
+/// '?'. Empty: there is none.
+std::string other_than_utf8(const Proto& proto);
+
 /// The bytes of the model in protobuf's wire format.
 std::string serialize(const Proto& proto, const ExternalData& external = {});
 

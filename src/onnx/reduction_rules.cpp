@@ -27,8 +27,10 @@ bool keeps(const Node& node) {
 void reduced(Emitter& out, const Node& node, std::string_view kind) {
   const auto dims = node.op.argument("dim");
   const auto axes = dims < 0 ? Ints{} : axes_of(node, out, static_cast<std::size_t>(dims));
-  const auto source = out.input_as(node, 0, out.type(node.output()).dtype);
-  out.alias(node, reduce(out, kind, source, axes, keeps(node), node.name));
+  const auto dtype = out.type(node.output()).dtype, computed = ordered_type(dtype);
+  const auto source = out.input_as(node, 0, computed);
+  const auto name = computed == dtype ? node.name : std::string();
+  out.alias(node, out.cast(reduce(out, kind, source, axes, keeps(node), name), computed, dtype));
 }
 
 template <auto& kind>
@@ -49,7 +51,7 @@ void norm(Emitter& out, const Node& node) {
 void largest_index(Emitter& out, const Node& node) {
   const char* op = node.is("aten::argmax") ? "ArgMax" : "ArgMin";
   const auto& dims = node.operand(1);
-  auto source = out.input(node, 0);
+  auto source = out.input_as(node, 0, ordered_type(out.type(node.input(0)).dtype));
   if (dims.is_none()) source = out.call("Reshape", {source, out.integers({-1})});
   const auto rank = out.type(node.input(0)).rank();
   const auto axis = dims.is_none() ? 0 : dim_of(node, 1, rank);
@@ -64,15 +66,19 @@ void extremum(Emitter& out, const Node& node) {
   if (node.outputs.size() == 1) {
     if (node.operands.size() > 1) {
       const auto dtype = out.type(node.output()).dtype;
-      out.result(node, is_max ? "Max" : "Min", {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
+      const char* op = dtype == at::kBool ? (is_max ? "Or" : "And") : (is_max ? "Max" : "Min");
+      out.result(node, op, {out.input_as(node, 0, dtype), out.input_as(node, 1, dtype)});
     } else {
       reduced(out, node, is_max ? "Max" : "Min");
     }
     return;
   }
   const auto dim = dim_of(node, 1, out.type(node.input(0)).rank());
-  const auto source = out.input(node, 0);
-  out.alias(node, reduce(out, is_max ? "Max" : "Min", source, {dim}, keeps(node), node.name), 0);
+  const auto dtype = out.type(node.input(0)).dtype, computed = ordered_type(dtype);
+  const auto source = out.input_as(node, 0, computed);
+  const auto name = computed == dtype ? node.name : std::string();
+  const auto value = reduce(out, is_max ? "Max" : "Min", source, {dim}, keeps(node), name);
+  out.alias(node, out.cast(value, computed, dtype), 0);
   out.alias(node,
             out.call(is_max ? "ArgMax" : "ArgMin", {source}, {{"axis", dim}, {"keepdims", std::int64_t{keeps(node)}}}),
             1);
@@ -80,8 +86,7 @@ void extremum(Emitter& out, const Node& node) {
 
 void running_sum(Emitter& out, const Node& node) {
   const auto dim = dim_of(node, 1, out.type(node.input(0)).rank());
-  out.result(node, "CumSum",
-             {out.input_as(node, 0, out.type(node.output()).dtype), out.scalar(static_cast<double>(dim), at::kLong)});
+  out.result(node, "CumSum", {out.input_as(node, 0, out.type(node.output()).dtype), out.scalar(dim, at::kLong)});
 }
 
 // sum (x - mean)^2 / (n - correction), and its root. Unbiased is a correction of 1.

@@ -53,6 +53,10 @@ inline Ints spread(Ints values, std::size_t count) {
 }
 std::int64_t integer_of(const Node& node, std::size_t position);
 double number_of(const Node& node, std::size_t position, double otherwise);
+/// What numbers of a dtype are ordered as: ONNX has no extrema of flags and of 16-bit integers.
+inline c10::ScalarType ordered_type(c10::ScalarType dtype) {
+  return dtype == c10::ScalarType::Bool || dtype == c10::ScalarType::Short ? c10::ScalarType::Int : dtype;
+}
 /// Reductions over `axes` (all where empty).
 std::string reduce(Emitter& out, std::string_view kind, const std::string& name, const Ints& axes, bool keep,
                    const std::string& result = {});

@@ -4,13 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <limits>
 #include <unordered_map>
 
-#include "core/fingerprint.hpp"
-#include "core/replace_file.hpp"
 #include "onnx/rules.hpp"
+#include "onnx/write_model.hpp"
 #include "pare/graph/fusion.hpp"
 #include "pare/graph/interpreter.hpp"
 
@@ -231,7 +229,7 @@ class Walk {
     const auto qparams = *shared;
     for (std::size_t i = 0; i < node.outputs.size(); ++i) {
       if (graph_.value(node.outputs[i]).type.dtype != at::kFloat || graph_.uses(node.outputs[i]).empty()) continue;
-      out_.alias(node, out_.requantize(out_.value(node.outputs[i]), qparams, node.name), i);
+      out_.alias(node, out_.requantize(out_.value(node.outputs[i]), qparams, node.name, Emitter::Bounds::Kept), i);
       out_.set_qparams(node.outputs[i], qparams);
     }
   }
@@ -268,9 +266,16 @@ Proto proto_of(const Model& model, const SaveOptions& options) {
   const auto inputs = names_of(
       graph.inputs(), options.input_names, [&](std::size_t i) { return graph.value(graph.inputs()[i]).name; },
       "inputs");
-  const auto outputs = names_of(
-      graph.outputs(), options.output_names,
-      [](std::size_t i) { return i == 0 ? std::string("output") : fmt::format("output_{}", i); }, "outputs");
+  std::size_t next = 0;
+  const auto own_output = [&](std::size_t) {  // the next that no input has
+    std::string name;
+    do {
+      name = next == 0 ? std::string("output") : fmt::format("output_{}", next);
+      ++next;
+    } while (std::ranges::find(inputs, name) != inputs.end());
+    return name;
+  };
+  const auto outputs = names_of(graph.outputs(), options.output_names, own_output, "outputs");
   for (const auto& name : inputs) out.reserve(name);
   for (const auto& name : outputs) out.reserve(name);
   for (std::size_t i = 0; i < inputs.size(); ++i) out.declare_input(graph.inputs()[i], inputs[i]);
@@ -281,44 +286,9 @@ Proto proto_of(const Model& model, const SaveOptions& options) {
   proto.metadata = options.metadata;
   for (std::size_t i = 0; i < model.notes().size(); ++i)
     proto.metadata.emplace(fmt::format("pare.note.{}", i), model.notes()[i]);
+  if (const auto text = other_than_utf8(proto); !text.empty())
+    fail("pare.onnx.102", text, "names and metadata must be UTF-8");
   return proto;
-}
-
-// Every offset on a page, so that the file can be mapped.
-ExternalData placed(const Proto& proto, const std::string& file) {
-  constexpr std::int64_t kPage = 4096, kSmall = 1024;
-  ExternalData external{file, {}};
-  std::int64_t end = 0;
-  for (const auto& tensor : proto.initializers) {
-    const auto bytes = static_cast<std::int64_t>(tensor.data.nbytes());
-    const auto offset = (end + kPage - 1) / kPage * kPage;
-    external.offsets.push_back(bytes < kSmall ? -1 : offset);
-    if (bytes >= kSmall) end = offset + bytes;
-  }
-  return external;
-}
-
-// The file of weights is named after what it holds, so that the old model keeps the old one until it is replaced
-// itself.
-std::string digest(const Proto& proto) {
-  Fingerprint weights;
-  for (const auto& tensor : proto.initializers) weights.add(tensor.data.const_data_ptr(), tensor.data.nbytes());
-  return weights.text();
-}
-
-[[noreturn]] void cannot_write(const std::string& path) { fail("pare.onnx.104", path, "the file cannot be written"); }
-
-void write_external(const std::string& path, const Proto& proto, const ExternalData& external) {
-  const bool done = replace_file(path, [&](std::ostream& stream) {
-    for (std::size_t i = 0; i < proto.initializers.size(); ++i) {
-      if (external.offsets[i] < 0) continue;
-      const std::string gap(static_cast<std::size_t>(external.offsets[i] - stream.tellp()), '\0');
-      stream << gap;
-      const auto& data = proto.initializers[i].data;
-      stream.write(static_cast<const char*>(data.const_data_ptr()), static_cast<std::streamsize>(data.nbytes()));
-    }
-  });
-  if (!done) cannot_write(path);
 }
 
 }  // namespace
@@ -327,26 +297,7 @@ void save(const Model& model, const std::string& path, const SaveOptions& option
   if (options.opset < kOldest || options.opset > kNewest)
     fail("pare.onnx.102", "", "operator set {}: {} to {} can be written", options.opset, kOldest, kNewest);
   const at::NoGradGuard no_grad;
-  const auto proto = proto_of(model, options);
-  std::int64_t bytes = 0;
-  for (const auto& tensor : proto.initializers) bytes += static_cast<std::int64_t>(tensor.data.nbytes());
-  ExternalData external;
-  std::string beside;
-  bool known = false;
-  if (bytes > options.external_above) {
-    const std::filesystem::path target(path);
-    external = placed(proto, fmt::format("{}.{}.data", target.filename().string(), digest(proto)));
-    beside = (target.parent_path() / external.file).string();
-    // The name says what the file holds: one that is there may be the old model's, too, and stays.
-    known = std::filesystem::exists(beside);
-    write_external(beside, proto, external);
-  }
-  const auto text = serialize(proto, external);
-  if (!replace_file(path, [&](std::ostream& stream) { stream << text; })) {
-    std::error_code ignored;
-    if (!beside.empty() && !known) std::filesystem::remove(beside, ignored);
-    cannot_write(path);
-  }
+  write_model(proto_of(model, options), path, options.external_above);
 }
 
 }  // namespace onnx

@@ -49,8 +49,7 @@ void select(Emitter& out, const Node& node) {
   if (!index) Emitter::refuse(node, "its index is not a number");
   const auto number = index->constant();
   if (!number) Emitter::refuse(node, "its index is a size");
-  out.result(node, "Gather", {out.input(node, 0), out.scalar(static_cast<double>(*number), at::kLong)},
-             {{"axis", dim}});
+  out.result(node, "Gather", {out.input(node, 0), out.scalar(*number, at::kLong)}, {{"axis", dim}});
 }
 
 void split(Emitter& out, const Node& node) {
@@ -81,7 +80,7 @@ std::string joint_index(Emitter& out, const Node& node, const std::vector<ValueI
   for (std::size_t i = 0; i < indices.size(); ++i) {
     const auto size = sizes[first + i].constant();
     if (!size) Emitter::refuse(node, "several indices into a size that varies");
-    const auto extent = out.scalar(static_cast<double>(*size), at::kLong);
+    const auto extent = out.scalar(*size, at::kLong);
     auto position = out.cast(out.value(indices[i]), out.type(indices[i]).dtype, at::kLong);
     position = out.call("Mod", {position, extent});
     joint = joint.empty() ? position : out.call("Add", {out.call("Mul", {joint, extent}), position});
@@ -128,9 +127,10 @@ void top(Emitter& out, const Node& node) {
       sorts ? &out.type(node.input(0)).sizes[static_cast<std::size_t>(dim)] : node.operand(1).get<SymbolicInt>();
   if (!size) Emitter::refuse(node, "the number of elements is not a size");
   const auto flag = node.operand(sorts ? "descending" : "largest").boolean();
-  const auto parts = out.calls("TopK", {out.input(node, 0), out.shape({*size})}, 2,
+  const auto dtype = out.type(node.input(0)).dtype, compared = ordered_type(dtype);
+  const auto parts = out.calls("TopK", {out.input_as(node, 0, compared), out.shape({*size})}, 2,
                                {{"axis", dim}, {"largest", std::int64_t{flag.value_or(!sorts)}}});
-  out.alias(node, parts[0], 0);
+  out.alias(node, out.cast(parts[0], compared, dtype), 0);
   out.alias(node, parts[1], 1);
 }
 
@@ -255,7 +255,7 @@ void slice_scatter(Emitter& out, const Node& node) {
 }
 
 void triangle(Emitter& out, const Node& node) {
-  out.result(node, "Trilu", {out.input(node, 0), out.scalar(static_cast<double>(integer_of(node, 1)), at::kLong)},
+  out.result(node, "Trilu", {out.input(node, 0), out.scalar(integer_of(node, 1), at::kLong)},
              {{"upper", std::int64_t{node.is("aten::triu")}}});
 }
 

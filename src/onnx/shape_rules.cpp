@@ -107,8 +107,8 @@ void concatenate(Emitter& out, const Node& node) {
   out.result(node, "Concat", std::move(parts), {{"axis", dim}});
 }
 
-// Pads come from the last dimension forwards, in pairs.
-void write_padding(Emitter& out, const Node& node, const std::string& mode, double fill) {
+// Pads come from the last dimension forwards, in pairs. Argument `fill` is what is put there.
+void write_padding(Emitter& out, const Node& node, const std::string& mode, std::size_t fill = 0) {
   const auto pairs = integers_of(node, 1);
   const auto rank = out.type(node.input(0)).rank();
   if (pairs.size() % 2 != 0 || pairs.size() > 2 * rank) Emitter::refuse(node, "{} paddings", pairs.size());
@@ -118,13 +118,17 @@ void write_padding(Emitter& out, const Node& node, const std::string& mode, doub
     pads[2 * rank - 1 - i] = pairs[2 * i + 1];
   }
   Names inputs{out.input(node, 0), out.integers(pads)};
-  if (mode == "constant") inputs.push_back(out.scalar(fill, out.type(node.output()).dtype));
+  const auto dtype = out.type(node.output()).dtype;
+  if (mode == "constant") {
+    const bool given = fill < node.operands.size() && !node.operand(fill).is_none();
+    inputs.push_back(given ? out.input_as(node, fill, dtype) : out.scalar(0, dtype));
+  }
   out.result(node, "Pad", std::move(inputs), {{"mode", mode}});
 }
 
-void pad_constant(Emitter& out, const Node& node) { write_padding(out, node, "constant", number_of(node, 2, 0)); }
-void pad_reflect(Emitter& out, const Node& node) { write_padding(out, node, "reflect", 0); }
-void pad_edge(Emitter& out, const Node& node) { write_padding(out, node, "edge", 0); }
+void pad_constant(Emitter& out, const Node& node) { write_padding(out, node, "constant", 2); }
+void pad_reflect(Emitter& out, const Node& node) { write_padding(out, node, "reflect"); }
+void pad_edge(Emitter& out, const Node& node) { write_padding(out, node, "edge"); }
 
 // What lies at one end goes before or behind the other.
 void pad_circular(Emitter& out, const Node& node) {
@@ -153,7 +157,7 @@ void pad(Emitter& out, const Node& node) {
   constexpr std::string_view by_number[] = {"reflect", "replicate", "circular", "constant"};
   const auto number = operand.integer().value_or(-1);
   const auto kind = mode ? std::string_view(*mode) : number >= 0 && number < 4 ? by_number[number] : "unknown";
-  if (kind == "constant") return write_padding(out, node, "constant", number_of(node, 3, 0));
+  if (kind == "constant") return write_padding(out, node, "constant", 3);
   if (kind == "reflect") return pad_reflect(out, node);
   if (kind == "replicate") return pad_edge(out, node);
   if (kind == "circular") return pad_circular(out, node);

@@ -14,20 +14,6 @@ namespace {
 using Tensors = std::vector<torch::Tensor>;
 namespace F = torch::nn::functional;
 
-/// Largest relative difference of ONNX Runtime from the captured forward at another batch; 1 where it failed.
-double difference(const std::string& python, const pare::FlatForward& forward, const Tensors& example,
-                  const Tensors& inputs, const pare::CaptureOptions& options = {}) {
-  const torch::NoGradGuard no_grad;
-  torch::nn::Module module;
-  const auto model = pare::capture_forward(module, forward, example, options);
-  const ScratchFolder folder;
-  pare::onnx::save(model, folder.file("net.onnx"));
-  write_samples(folder.file("net.safetensors"), model, inputs, forward(inputs));
-  const auto rows = run_models(python, {folder.file("net")}, folder.path().string());
-  if (rows.size() != 1 || rows[0]["onnxruntime"].contains("error")) return 1;
-  return rows[0]["onnxruntime"]["relative_difference"].get<double>();
-}
-
 // By a factor, which the sizes are rounded from.
 torch::Tensor resized(const torch::Tensor& x, double factor, const F::InterpolateFuncOptions::mode_t& mode) {
   return F::interpolate(x, F::InterpolateFuncOptions().scale_factor(std::vector<double>{factor, factor}).mode(mode));

@@ -12,8 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/graph/model.hpp"
+#include "pare/onnx/save.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 /// The Python of the environment that holds ONNX Runtime and OpenVINO (PARE_PEERS_VENV, or `.venv-peers`, which
 /// `benchmarks/compare_peers.py --setup-only` makes), or nothing, said on stderr.
@@ -70,4 +73,24 @@ inline nlohmann::json run_models(const std::string& python, const std::vector<st
   auto rows = nlohmann::json::parse(stream);
   for (const auto& row : rows) std::cerr << described(row) << '\n';
   return rows;
+}
+
+/// Largest relative difference of ONNX Runtime from a Model's outputs; 1 where the file is not valid or does not run.
+inline double difference(const std::string& python, const pare::Model& model, const std::vector<at::Tensor>& inputs,
+                         const std::vector<at::Tensor>& outputs, const pare::onnx::SaveOptions& options = {}) {
+  const ScratchFolder folder;
+  pare::onnx::save(model, folder.file("net.onnx"), options);
+  write_samples(folder.file("net.safetensors"), model, inputs, outputs);
+  const auto rows = run_models(python, {folder.file("net")}, folder.path().string());
+  if (rows.size() != 1 || rows[0]["onnxruntime"].contains("error")) return 1;
+  return rows[0]["onnxruntime"]["relative_difference"].get<double>();
+}
+
+/// The same from a captured forward at other inputs than the captured ones.
+inline double difference(const std::string& python, const pare::FlatForward& forward,
+                         const std::vector<at::Tensor>& example, const std::vector<at::Tensor>& inputs,
+                         const pare::CaptureOptions& options = {}) {
+  const torch::NoGradGuard no_grad;
+  torch::nn::Module module;
+  return difference(python, pare::capture_forward(module, forward, example, options), inputs, forward(inputs));
 }

@@ -143,6 +143,66 @@ TEST_CASE("large initializers lie beside the model", "[onnx]") {
   CHECK(rows[0]["onnxruntime"]["relative_difference"].get<double>() < 1e-4);
 }
 
+TEST_CASE("a model that is replaced takes its weights along", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  auto model = small_model();
+  const auto location = [&] {
+    return folder.path() / read_onnx(path).initializers.at("fc.weight").external.at("location");
+  };
+  pare::onnx::save(model, path, {.external_above = 0});
+  const auto first = location();
+  // What the model does not name is somebody else's.
+  const auto others = {"net.onnx.0123456789abcdef.data", "other.onnx.0123456789abcdef.data", "net.onnx.data"};
+  for (const auto* name : others) std::ofstream(folder.file(name)) << "theirs";
+  model.set_weight("fc.weight", model.weight("fc.weight").detach() + 1);
+  pare::onnx::save(model, path, {.external_above = 0});
+  const auto second = location();
+  CHECK(first != second);
+  CHECK_FALSE(std::filesystem::exists(first));
+  CHECK(std::filesystem::exists(second));
+  pare::onnx::save(model, path, {.external_above = 0});
+  CHECK(std::filesystem::exists(second));
+  pare::onnx::save(model, path);
+  CHECK_FALSE(std::filesystem::exists(second));
+  for (const auto* name : others) CHECK(std::filesystem::exists(folder.file(name)));
+  CHECK(folder.count() == 4);
+}
+
+TEST_CASE("small initializers alone need no file beside the model", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = from_text("graph { input %x : f32[8] %0 = aten::mul.Scalar(%x, 3) : f32[8] output %0 }");
+  pare::onnx::save(model, folder.file("net.onnx"), {.external_above = 0});
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("names of outputs step aside for those of inputs, given ones do not", "[onnx]") {
+  const ScratchFolder folder;
+  const auto path = folder.file("net.onnx");
+  const auto model = from_text(
+      "graph { input %output : f32[8] input %output_2 : f32[8] %0 = aten::relu(%output) : f32[8]"
+      " %1 = aten::relu(%output_2) : f32[8] output %0, %1 }");
+  pare::onnx::save(model, path);
+  CHECK(read_onnx(path).outputs == std::vector<std::string>{"output_1", "output_3"});
+  CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.output_names = {"output", "b"}}); }));
+}
+
+TEST_CASE("text that is not UTF-8 is refused", "[onnx]") {
+  const ScratchFolder folder;
+  const auto model = small_model();
+  const auto path = folder.file("net.onnx");
+  for (const std::string bad : {"\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf5\x80\x80\x80", "a\x80"}) {
+    CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.input_names = {bad}}); }));
+    CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.output_names = {bad}}); }));
+    CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.metadata = {{bad, "x"}}}); }));
+    CHECK(raises("pare.onnx.102", [&] { pare::onnx::save(model, path, {.metadata = {{"x", bad}}}); }));
+  }
+  CHECK(folder.count() == 0);
+  const std::string good = "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80";
+  pare::onnx::save(model, path, {.input_names = {good}, .metadata = {{"x", good}}});
+  CHECK(read_onnx(path).inputs.contains(good));
+}
+
 TEST_CASE("sizes are computed where a model needs them", "[onnx]") {
   const auto python = peers_python();
   if (!python) return;
