@@ -7,6 +7,7 @@
 #include "pare/core/error.hpp"
 #include "tests/fuzz/safetensors_fuzz.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace {
 
@@ -88,6 +89,23 @@ TEST_CASE("each kind of broken file has its error") {
     ++files;
   }
   CHECK(files == expected.size());
+}
+
+TEST_CASE("a name inside a field is not the entry's own again") {
+  const ScratchFolder folder;
+  const std::string header = R"({"a":{"a":{"a":{"a":0}}}})";
+  {
+    std::ofstream stream(folder.file("nested"), std::ios::binary);
+    const auto size = static_cast<std::uint64_t>(header.size());
+    stream.write(reinterpret_cast<const char*>(&size), sizeof size) << header;
+  }
+  try {
+    const pare::SafeTensors safe(folder.file("nested"));
+    FAIL("read");
+  } catch (const pare::Error& error) {
+    CHECK(error.id() == "pare.checkpoint.104");
+    CHECK(std::string(error.what()).find("nested deeper") != std::string::npos);
+  }
 }
 
 TEST_CASE("a file that is not there, or is a folder, is one error") {

@@ -186,6 +186,18 @@ TEST_CASE("what a microcontroller cannot run is one error, and no file is writte
     CHECK(error.id() == "pare.mcu.101");
     CHECK(error.path() == "up.0");
   }
+  auto silent = models::make("mlp");
+  {
+    const torch::NoGradGuard no_grad;
+    const auto parameters = silent.module->parameters();
+    for (auto last = parameters.end() - 2; last != parameters.end(); ++last) torch::Tensor(*last).zero_();
+  }
+  try {
+    pare::mcu::write_c(quantized(silent, {silent.example(4)}), path);
+    FAIL("there is nothing to compute");
+  } catch (const pare::Error& error) {
+    CHECK(std::string(error.what()).find("weights and biases are zero") != std::string::npos);
+  }
   CHECK_THROWS_AS(pare::mcu::write_c(quantized(transformer, {transformer.example(2)}), path), pare::Error);
   CHECK(raises("pare.mcu.103", [&] { pare::mcu::write_c(quantized(heads, {heads.example(2)}), path); }));
   const auto good = quantized(mlp, {mlp.example(4)});

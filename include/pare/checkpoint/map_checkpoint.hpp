@@ -14,8 +14,9 @@ PARE_NAMESPACE_BEGIN
 /// Nothing of the weights is read before they are used, and packed weights stay the integers of the file, int4 two a
 /// byte, with a multiplication by their scales (`pare::dequantize` for int4 and for zero points) in the graph: float
 /// weights never exist as a whole, and `compile` takes the integers as they are. Weights of linear layers whose inputs
-/// are numbers are then read from the file's pages at each call. The Model computes what that of `load_checkpoint`
-/// does, bit for bit. It is made to be run: it cannot be trained, and passes that change weights want the one of
+/// are numbers are then read from the file's pages at each call. The weights are those of `load_checkpoint`, bit
+/// for bit; results may differ in the last bit, since LibTorch's kernels sum in another order where tensors lie at
+/// other addresses. It is made to be run: it cannot be trained, and passes that change weights want the one of
 /// `load_checkpoint`.
 ///
 /// uint8 weights are unpacked to float. The file must not be cut while the Model, or what was compiled from it, lives;
