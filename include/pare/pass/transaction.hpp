@@ -45,7 +45,7 @@ class Transaction {
   [[nodiscard]] const Model& before() const noexcept { return before_; }
   /// Whether the graph was edited since the start.
   [[nodiscard]] bool graph_changed() const;
-  /// Whether a tensor of the weight table was replaced, added, removed or written since the start.
+  /// Whether a tensor of the weight table was replaced, added or removed since the start.
   [[nodiscard]] bool weights_changed() const;
   /// Path of a weight that was written in place instead of replaced, or an empty string: the live module sees that.
   [[nodiscard]] std::string written_in_place() const;

@@ -31,7 +31,7 @@ std::int64_t channel_at(std::int64_t place, std::int64_t width) {
 }
 
 // Four taps of a column are multiplied at once, the last of them with zeros.
-std::int64_t quads_of(std::int64_t taps) { return (taps + 3) / 4; }
+constexpr std::int64_t quads_of(std::int64_t taps) { return (taps + 3) / 4; }
 
 std::vector<float> in_order(const std::vector<float>& values) {
   const auto channels = static_cast<std::int64_t>(values.size());
@@ -124,7 +124,7 @@ struct RowTask {
 // A column's taps for each channel, four in the bytes of each lane.
 template <class V, int kTaps, bool kMasked>
 PARE_INLINE inline void read_column(const RowTask& task, std::int64_t x, typename V::Bytes* column) {
-  constexpr int kQuads = (kTaps + 3) / 4;
+  constexpr int kQuads = quads_of(kTaps);
   typename V::Bytes taps[4 * kQuads];
   const bool inside = x >= 0 && x < task.width;
 #pragma GCC unroll 8
@@ -154,7 +154,7 @@ PARE_INLINE inline void read_column(const RowTask& task, std::int64_t x, typenam
 
 template <class V, int kTaps, int kStride, bool kMasked>
 PARE_TARGET void compute_row(const RowTask& task) {
-  constexpr int kVectors = 4 * ((kTaps + 3) / 4), kKept = kTaps - kStride;
+  constexpr int kVectors = 4 * quads_of(kTaps), kKept = kTaps - kStride;
   using Bytes = typename V::Bytes;
   Bytes columns[kTaps][kVectors];
 #pragma GCC unroll 8
