@@ -112,6 +112,7 @@ class PlanBuilder {
   dnnl::convolution_forward::primitive_desc fastest(const ProgramStep& step,
                                                     const dnnl::convolution_forward::primitive_desc& first,
                                                     const Describe& describe, const Epilogue& behind);
+  double seconds(const dnnl::convolution_forward::primitive_desc& kernel, const Epilogue& behind);
   void emit(const ProgramStep& step);
   void check_window(const ProgramStep& step) const;
   void emit_convolution(const ProgramStep& step);

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <functional>
 
@@ -69,11 +70,23 @@ bool PlanBuilder::reads_integers(const ProgramStep& step) const {
 
 memory PlanBuilder::weights_for(const ProgramStep& step, const desc& wanted) { return step.weights->packed(wanted); }
 
+double PlanBuilder::seconds(const dnnl::convolution_forward::primitive_desc& kernel, const Epilogue& behind) {
+  auto arguments = behind.arguments;
+  for (auto& argument : arguments)
+    if (argument.buffer >= 0) argument.buffer = 0;
+  arguments.push_back({DNNL_ARG_SRC, kernel.src_desc(), 0, 0, {}});
+  arguments.push_back({DNNL_ARG_WEIGHTS, kernel.weights_desc(), 0, 0, {}});
+  arguments.push_back({DNNL_ARG_DST, kernel.dst_desc(), 0, 0, {}});
+  if (kernel.scratchpad_desc().get_size() > 0)
+    arguments.push_back({DNNL_ARG_SCRATCHPAD, kernel.scratchpad_desc(), 0, 0, {}});
+  if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
+  return timer_.seconds(dnnl::convolution_forward(kernel), arguments);
+}
+
 // Among the kernels that compute `first` in its layouts, as timed; each geometry once.
 dnnl::convolution_forward::primitive_desc PlanBuilder::fastest(const ProgramStep& step,
                                                                const dnnl::convolution_forward::primitive_desc& first,
                                                                const Describe& describe, const Epilogue& behind) {
-  using Forward = dnnl::convolution_forward;
   constexpr double kWorthwhile = 0.97;  // below that, oneDNN's own choice stays
   const auto any_weights = any_layout(step.weights->dims(), first.weights_desc().get_data_type());
   const auto& window = step.window;
@@ -86,34 +99,33 @@ dnnl::convolution_forward::primitive_desc PlanBuilder::fastest(const ProgramStep
   if (const auto known = plan_->kernels.find(key); known != plan_->kernels.end())
     if (auto same = by_name(describe(any_weights), known->second.c_str())) return same;
   const std::string first_name = first.impl_info_str();
-  const auto isa = [&](const char* part) { return first_name.find(part) != std::string::npos; };
+  // Of the same instructions; and depthwise ones, which others compute ten times as slowly.
+  const auto alike = [&](const std::string& name) {
+    return std::ranges::all_of(std::array{"vnni", "bf16", "dw"}, [&](const char* part) {
+      return first_name.find(part) == std::string::npos || name.find(part) != std::string::npos;
+    });
+  };
   auto best = first;
   double best_seconds = 0, first_seconds = 0;
   for (auto one = describe(any_weights); one;) {
     const std::string name = one.impl_info_str();
     if (is_slow(name.c_str()) || name.find("gemm") != std::string::npos || name.find("sse41") != std::string::npos)
       break;
-    const bool same_isa = !is_wrong(name, step) && (!isa("vnni") || name.find("vnni") != std::string::npos) &&
-                          (!isa("bf16") || name.find("bf16") != std::string::npos);
-    if (same_isa && one.src_desc() == first.src_desc() && one.dst_desc() == first.dst_desc()) {
-      auto arguments = behind.arguments;
-      for (auto& argument : arguments)
-        if (argument.buffer >= 0) argument.buffer = 0;
-      arguments.push_back({DNNL_ARG_SRC, one.src_desc(), 0, 0, {}});
-      arguments.push_back({DNNL_ARG_WEIGHTS, one.weights_desc(), 0, 0, {}});
-      arguments.push_back({DNNL_ARG_DST, one.dst_desc(), 0, 0, {}});
-      if (one.scratchpad_desc().get_size() > 0)
-        arguments.push_back({DNNL_ARG_SCRATCHPAD, one.scratchpad_desc(), 0, 0, {}});
-      if (behind.bias) arguments.push_back(argument(DNNL_ARG_BIAS, *behind.bias));
-      const auto seconds = timer_.seconds(Forward(one), arguments);
-      if (first_seconds == 0) first_seconds = best_seconds = seconds;
-      if (seconds < best_seconds && seconds < kWorthwhile * first_seconds) {
-        best_seconds = seconds;
+    if (alike(name) && !is_wrong(name, step) && one.src_desc() == first.src_desc() &&
+        one.dst_desc() == first.dst_desc()) {
+      const auto taken = seconds(one, behind);
+      if (first_seconds == 0) first_seconds = best_seconds = taken;
+      if (taken < best_seconds && taken < kWorthwhile * first_seconds) {
+        best_seconds = taken;
         best = by_name(describe(any_weights), name.c_str());
       }
     }
     if (!one.next_impl()) break;
   }
+  // Another process may have had the core while the first ran: what wins has to win twice.
+  if (best_seconds < first_seconds &&
+      std::min(best_seconds, seconds(best, behind)) >= kWorthwhile * std::min(first_seconds, seconds(first, behind)))
+    best = first;
   plan_->kernels[key] = best.impl_info_str();
   return best;
 }
