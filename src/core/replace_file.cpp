@@ -56,13 +56,27 @@ void remove_abandoned(const fs::path& path) {
   }
 }
 
+// The file that a link stands for: links stay.
+std::string resolved(const std::string& path) {
+  std::error_code error;
+  const auto target = fs::weakly_canonical(path, error);
+  return error ? path : target.string();
+}
+
+// A device or a pipe: there is no content to keep, and a rename would take its place.
+bool is_stream(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error) && !fs::is_regular_file(path, error) && !fs::is_directory(path, error);
+}
+
 /// A file that is written beside the place where it will be, and is gone unless it was put there.
 class Draft {
  public:
-  explicit Draft(const std::string& target) : target_(target), path_(name_for(target)) {}
+  explicit Draft(const std::string& target)
+      : target_(resolved(target)), in_place_(is_stream(target_)), path_(in_place_ ? target_ : name_for(target_)) {}
   ~Draft() {
     std::error_code ignored;
-    if (!placed_) fs::remove(path_, ignored);
+    if (!placed_ && !in_place_) fs::remove(path_, ignored);
   }
   Draft(const Draft&) = delete;
   Draft& operator=(const Draft&) = delete;
@@ -70,15 +84,15 @@ class Draft {
   bool write(const std::function<void(std::ostream&)>& fill) {
     std::error_code error;
     if (fs::is_directory(target_, error)) return false;
+    if (in_place_) return written(fill);
     remove_abandoned(target_);
     const Descriptor file(path_, O_WRONLY | O_CREAT | O_TRUNC);
     static_cast<void>(file.lock());  // not every file system has locks
-    std::ofstream stream(path_, std::ios::binary | std::ios::trunc);
-    if (stream) fill(stream);
-    stream.close();
-    return static_cast<bool>(stream) && file.sync();
+    return written(fill) && file.sync();
   }
+  [[nodiscard]] fs::path target() const { return target_; }
   bool place() {
+    if (in_place_) return true;
     std::error_code error;
     fs::rename(path_, target_, error);
     placed_ = !error;
@@ -86,13 +100,22 @@ class Draft {
   }
 
  private:
+  [[nodiscard]] bool written(const std::function<void(std::ostream&)>& fill) const {
+    std::ofstream stream(path_, std::ios::binary | std::ios::trunc);
+    if (stream) fill(stream);
+    stream.close();
+    return static_cast<bool>(stream);
+  }
+
   // Two writers of one path must not share a draft.
   static std::string name_for(const std::string& target) {
     static std::atomic<unsigned> counter{0};
     return target + std::string(kMark) + std::to_string(::getpid()) + "-" + std::to_string(counter++);
   }
 
-  std::string target_, path_;
+  std::string target_;
+  bool in_place_;
+  std::string path_;
   bool placed_ = false;
 };
 
@@ -107,8 +130,8 @@ std::string replace_files(const std::vector<FileDraft>& files) {
   for (std::size_t i = 0; i < files.size(); ++i)
     if (!drafts[i]->place()) return files[i].path;
   // A rename lasts only once the folder is on disk; not every file system lets a folder be synced.
-  for (const auto& file : files) {
-    const auto folder = fs::path(file.path).parent_path().string();
+  for (const auto& draft : drafts) {
+    const auto folder = draft->target().parent_path().string();
     static_cast<void>(Descriptor(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY).sync());
   }
   return {};

@@ -11,7 +11,8 @@ PARE_NAMESPACE_BEGIN
 
 /// Writes a file so that its path holds the old content or the new one, whole, whenever the process or the machine
 /// stops: a draft beside it is written, synced and renamed. `write` fills the stream. Drafts of the same path that
-/// processes of before left behind when they were killed are removed.
+/// processes of before left behind when they were killed are removed. A link stays one; a device or a pipe is written
+/// to.
 /// @return whether it worked; where not, the path is as it was and no draft is left
 bool replace_file(const std::string& path, const std::function<void(std::ostream&)>& write);
 

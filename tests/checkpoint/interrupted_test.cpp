@@ -3,10 +3,12 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <future>
 #include <iostream>
 
 #include "examples/models/registry.hpp"
@@ -171,4 +173,31 @@ TEST_CASE("a header of another network is no match for its source", "[checkpoint
   CHECK(compiles());
   std::ofstream(header, std::ios::binary | std::ios::trunc) << first;
   CHECK_FALSE(compiles());
+}
+
+TEST_CASE("a link stays a link, and what is no plain file is written to", "[checkpoint]") {
+  const torch::NoGradGuard no_grad;
+  const auto model = digits(1);
+  for (const auto& writer : writers()) {
+    if (writer.files.size() > 1) continue;  // a header may not be a pipe
+    DYNAMIC_SECTION(writer.files.back()) {
+      const ScratchFolder folder, elsewhere;
+      writer.write(model, elsewhere.path().string());
+      const auto plain = contents_of(writer, elsewhere).front();
+      const auto path = folder.file(writer.files.front()), target = folder.file("target");
+      std::ofstream(target) << "old";
+      std::filesystem::create_symlink("target", path);
+      writer.write(model, folder.path().string());
+      CHECK(std::filesystem::is_symlink(path));
+      CHECK(contents(target) == plain);
+      CHECK(folder.count() == 2);
+      std::filesystem::remove(path);
+      REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+      auto read = std::async(std::launch::async, [&] { return contents(path); });
+      writer.write(model, folder.path().string());
+      CHECK(read.get() == plain);
+      CHECK(std::filesystem::is_fifo(path));
+      CHECK(folder.count() == 2);
+    }
+  }
 }
