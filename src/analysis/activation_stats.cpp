@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <ostream>
 #include <unordered_map>
 
@@ -19,15 +20,16 @@ constexpr double kFarOut = 6;  // deviations
 /// Sums of one layer over all batches.
 struct Sums {
   std::string name;
-  double count = 0, one = 0, two = 0, three = 0, four = 0, far_out = 0;
+  std::optional<std::int64_t> axis = {};  // of the channels; none where their number is another in each batch
+  // Of the values less the first one: powers of values far from zero would cancel each other.
+  double count = 0, origin = 0, one = 0, two = 0, three = 0, four = 0, far_out = 0;
   at::Tensor low = {}, high = {};  // of each channel
 
   // `[values, channels]`
-  static at::Tensor by_channel(const at::Tensor& result) {
+  [[nodiscard]] at::Tensor by_channel(const at::Tensor& result) const {
     const auto values = result.detach().to(at::kDouble);
-    if (values.dim() < 2) return values.reshape({-1, 1});
-    if (values.dim() < 4) return values.reshape({-1, values.size(-1)});
-    return values.transpose(1, -1).reshape({-1, values.size(1)});
+    if (!axis || *axis >= values.dim()) return values.reshape({-1, 1});
+    return values.transpose(*axis, -1).reshape({-1, values.size(*axis)});
   }
 
   void add(const at::Tensor& result) {
@@ -35,23 +37,24 @@ struct Sums {
     const auto values = by_channel(result);
     if (!values.isfinite().all().item<bool>())
       fail("pare.analysis.110", name, "the layer gives NaN or infinities on these batches");
-    const auto squares = values.square();
+    if (count == 0) origin = values.flatten()[0].item<double>();
+    const auto moved = values - origin, squares = moved.square();
     count += static_cast<double>(values.numel());
-    one += values.sum().item<double>();
+    one += moved.sum().item<double>();
     two += squares.sum().item<double>();
-    three += (squares * values).sum().item<double>();
+    three += (squares * moved).sum().item<double>();
     four += squares.square().sum().item<double>();
     const auto least = values.amin(0), most = values.amax(0);
     low = low.defined() ? at::minimum(low, least) : least;
     high = high.defined() ? at::maximum(high, most) : most;
   }
 
-  [[nodiscard]] double mean() const { return one / count; }
+  [[nodiscard]] double mean() const { return one / count; }  // from the origin
   [[nodiscard]] double variance() const { return std::max(0.0, two / count - mean() * mean()); }
 
   void count_far(const at::Tensor& result) {
     const auto limit = kFarOut * std::sqrt(variance());
-    far_out += result.detach().to(at::kDouble).sub(mean()).abs().gt(limit).sum().item<double>();
+    far_out += result.detach().to(at::kDouble).sub(origin + mean()).abs().gt(limit).sum().item<double>();
   }
 
   [[nodiscard]] double kurtosis() const {
@@ -67,7 +70,7 @@ struct Sums {
     if (count == 0) return layer;
     layer.low = low.min().item<double>();
     layer.high = high.max().item<double>();
-    layer.mean = mean();
+    layer.mean = origin + mean();
     layer.deviation = std::sqrt(variance());
     layer.kurtosis = kurtosis();
     layer.outliers = far_out / count;
@@ -81,17 +84,27 @@ struct Sums {
   }
 };
 
+std::optional<std::int64_t> channel_axis(const Graph& graph, const FusedRegion& region) {
+  const auto& sizes = graph.value(region.output).type.sizes;
+  const bool convolves = region.family == OpFamily::Convolution || region.family == OpFamily::TransposedConvolution;
+  if (sizes.size() < 2) return std::nullopt;
+  const std::size_t axis = sizes.size() >= 4 || (convolves && sizes.size() == 3) ? 1 : sizes.size() - 1;
+  return sizes[axis].is_constant() ? std::optional(static_cast<std::int64_t>(axis)) : std::nullopt;
+}
+
 }  // namespace
 
-ActivationStats::ActivationStats(const Model& model, const Batches& batches) {
+ActivationStats::ActivationStats(const Model& described, const Batches& batches) {
   if (batches.empty()) fail("pare.analysis.106", "", "activations are described on batches, and there are none");
   const at::NoGradGuard no_grad;
+  auto model = described;  // in training a run would move the statistics of batch norms, the live module's
+  model.eval();
   const auto& graph = model.graph();
   std::vector<Sums> sums;
   std::unordered_map<std::size_t, std::size_t> at_value;
   for (const auto& region : match_regions(graph)) {
     if (region.output == kNoValue || !at_value.emplace(index(region.output), sums.size()).second) continue;
-    sums.emplace_back().name = graph.node(region.anchor).name;
+    sums.push_back({graph.node(region.anchor).name, channel_axis(graph, region)});
   }
   const auto sweep = [&](auto&& visit) {
     for (const auto& batch : batches)

@@ -153,8 +153,11 @@ void Cost::follow_activations(const Model& model, const std::vector<std::int64_t
   each([&](const Node& node) {
     for (const auto& operand : node.operands)
       operand.each_value([&](ValueId value) { last[index(root[index(value)])] = at; });
-    if (returns_view(node))
-      for (const auto output : node.outputs) root[index(output)] = root[index(node.input(0))];
+    for (const auto output : node.outputs) {
+      if (returns_view(node)) root[index(output)] = root[index(node.input(0))];
+      auto& until = last[index(root[index(output)])];
+      until = std::max(until, at);  // what nobody reads lives while its node runs
+    }
   });
   for (const auto output : graph.outputs())
     if (output != kNoValue) last[index(root[index(output)])] = kNever;

@@ -27,6 +27,7 @@ struct Probe {
 // The axis along which samples lie, as many entries for each: the one whose size is a multiple of the batch's. None for
 // a table of positions, or where the sizes are fixed.
 std::optional<std::int64_t> sample_axis(const Graph& graph, ValueId value) {
+  if (graph.inputs().empty()) return std::nullopt;
   const auto& input = graph.value(graph.inputs().front()).type.sizes;
   if (input.empty() || input.front().terms().size() != 1) return std::nullopt;
   const auto batch = input.front().terms().front().dims.front();
@@ -37,6 +38,12 @@ std::optional<std::int64_t> sample_axis(const Graph& graph, ValueId value) {
                                [&](const auto& term) { return std::ranges::count(term.dims, batch) > 0; });
   });
   return found == sizes.end() ? std::nullopt : std::optional(found - sizes.begin());
+}
+
+// Samples of a batch: entries of its first tensor along the first axis.
+std::int64_t samples_of(const Batch& batch) {
+  const auto first = std::ranges::find_if(batch, [](const auto& one) { return one.defined() && one.dim() > 0; });
+  return first == batch.end() ? 1 : first->size(0);
 }
 
 // `share` laid along an axis of a result: samples may have several entries each.
@@ -93,8 +100,9 @@ class ProbedRun {
       });
       difference = changed[0] - result.detach();
     }
-    if (probe.whole) return probe.share * difference;
-    return along_axis(probe.share, difference, *sample_axis(model_.graph(), node.output())) * difference;
+    const auto share = probe.share.to(difference.scalar_type());
+    if (probe.whole) return share * difference;
+    return along_axis(share, difference, *sample_axis(model_.graph(), node.output())) * difference;
   }
 
   const Model& model_;
@@ -109,6 +117,9 @@ at::Tensor signed_likelihood(const std::vector<at::Tensor>& outputs, const at::G
   at::Tensor sum;
   for (const auto& output : outputs) {
     if (!output.defined() || !output.is_floating_point() || output.dim() == 0) continue;
+    if (output.dim() == 1)
+      fail("pare.analysis.106", "", "an output of [{}] has no classes: only the exact sweep can measure it",
+           output.size(0));
     const std::int64_t axis = output.dim() >= 4 ? 1 : output.dim() - 1;
     const auto classes = at::log_softmax(output.transpose(axis, -1).flatten(0, -2), -1);
     const auto likely = classes.detach();
@@ -128,6 +139,7 @@ at::Tensor divergence_sum(const std::vector<at::Tensor>& answers, const std::vec
     if (!y.defined() || !y.is_floating_point() || y.dim() == 0) continue;
     if (!x.defined() || x.sizes() != y.sizes())
       fail("pare.analysis.105", "", "output {} has another shape than the answer to compare it with", i);
+    if (y.dim() == 1 || y.numel() == 0) continue;  // `signed_likelihood` refuses what has no classes
     const std::int64_t axis = y.dim() >= 4 ? 1 : y.dim() - 1;
     const auto p = at::log_softmax(x.detach(), axis), q = at::log_softmax(y, axis);
     // As `divergence_from`: the mean over what one sample has of positions.
@@ -137,10 +149,17 @@ at::Tensor divergence_sum(const std::vector<at::Tensor>& answers, const std::vec
   return sum;
 }
 
+// Derivatives along the shares; undefined where the sum does not depend on one.
+std::vector<at::Tensor> derivatives(const at::Tensor& sum, const std::vector<at::Tensor>& shares, bool again) {
+  if (!sum.defined() || !sum.requires_grad()) return std::vector<at::Tensor>(shares.size());
+  return torch::autograd::grad({sum}, shares, {}, again, false, true);
+}
+
 }  // namespace
 
 void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, const Changes& changes,
                          const SensitivityOptions& options) {
+  if (exchange.layers().empty()) return;
   std::vector<Probe> probes;
   std::unordered_map<std::size_t, std::vector<Probe*>> by_node;
   for (std::size_t v = 0; v < changes.size(); ++v)
@@ -160,16 +179,18 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
   for (std::size_t i = 0; i < probes.size(); ++i)
     if (probes[i].whole) whole[static_cast<std::int64_t>(i)] = 1;
   const auto both_whole = whole.outer(whole);
-  std::size_t number = 0;
+  std::size_t next = 0;
   auto task = options.progress.start("Fisher sensitivity");
   const auto start = Clock::now();
   for (const auto& batch : options.batches) {
     if (options.cancelled && options.cancelled()) fail("pare.analysis.108", "", "the sweep was cancelled");
+    const auto number = next++;
+    const auto rows = samples_of(batch);
+    if (rows == 0) continue;
     const auto plain = Clock::now();
     (void)reference.run(batch);
     once += seconds_since(plain);
     const at::AutoGradMode grad(true);
-    const auto rows = batch.at(0).size(0);
     samples += static_cast<double>(rows);
     std::vector<at::Tensor> shares;
     for (auto& probe : probes) {
@@ -178,16 +199,12 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
     }
     const auto outputs = run.run(batch);
     if (number < options.answers.size()) {
-      if (const auto loss = divergence_sum(options.answers[number], outputs); loss.defined()) {
-        const auto gradients = torch::autograd::grad({loss}, shares, {}, true, false, true);
-        for (std::size_t i = 0; i < probes.size(); ++i)
-          if (gradients[i].defined()) slopes[i] += gradients[i].to(at::kDouble).sum().item<double>();
-      }
+      const auto gradients = derivatives(divergence_sum(options.answers[number], outputs), shares, true);
+      for (std::size_t i = 0; i < probes.size(); ++i)
+        if (gradients[i].defined()) slopes[i] += gradients[i].to(at::kDouble).sum().item<double>();
     }
-    ++number;
     for (int draw = 0; draw < options.draws; ++draw) {
-      const auto gradients = torch::autograd::grad({signed_likelihood(outputs, generator)}, shares, {},
-                                                   draw + 1 < options.draws, false, true);
+      const auto gradients = derivatives(signed_likelihood(outputs, generator), shares, draw + 1 < options.draws);
       auto along = at::zeros({count, rows}, at::kDouble);
       for (std::size_t i = 0; i < probes.size(); ++i)
         if (gradients[i].defined()) along[static_cast<std::int64_t>(i)].copy_(gradients[i]);
@@ -197,6 +214,7 @@ void Sensitivity::fisher(const Model& reference, const LayerExchange& exchange, 
     }
     task.advance();
   }
+  if (samples == 0) fail("pare.analysis.106", "", "sensitivity is measured on batches, and they hold no samples");
   products /= samples * options.draws;
   const auto held = products.accessor<double, 2>();
   interactions_.assign(products.data_ptr<double>(), products.data_ptr<double>() + products.numel());

@@ -86,7 +86,7 @@ std::optional<double> LatencyTable::find(const std::string& key) const {
 
 std::optional<double> LatencyTable::similar(const std::string& key, std::size_t common) const {
   const auto words = [common](const std::string& text) {
-    std::istringstream stream(text.substr(common));
+    std::istringstream stream(text.substr(std::min(common, text.size())));
     return std::vector<std::string>{std::istream_iterator<std::string>(stream), {}};
   };
   const auto start = key.substr(0, common);

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -24,6 +27,14 @@ void each_pair(const BatchOutputs& expected, const BatchOutputs& actual, const V
     }
 }
 
+// The axis along which an output has its classes; none for a number of the whole batch.
+std::optional<std::int64_t> class_axis(const at::Tensor& output) {
+  if (output.dim() == 0) return std::nullopt;
+  if (output.dim() == 1)
+    fail("pare.analysis.105", "", "an output of [{}] has no classes: `noise_against` compares numbers", output.size(0));
+  return output.dim() >= 4 ? 1 : output.dim() - 1;
+}
+
 }  // namespace
 
 OutputLoss divergence_from(BatchOutputs expected) {
@@ -31,12 +42,16 @@ OutputLoss divergence_from(BatchOutputs expected) {
     const at::NoGradGuard no_grad;
     double sum = 0, samples = 0;
     each_pair(expected, outputs, [&](const at::Tensor& x, const at::Tensor& y) {
-      const std::int64_t axis = x.dim() >= 4 ? 1 : x.dim() - 1;
-      const auto p = at::log_softmax(x.to(at::kDouble), axis), q = at::log_softmax(y.to(at::kDouble), axis);
-      sum += (p.exp() * (p - q)).sum().item<double>() / static_cast<double>(x.numel() / x.size(axis) / x.size(0));
+      const auto axis = class_axis(x);
+      if (!axis || x.numel() == 0) return;
+      const auto p = at::log_softmax(x.to(at::kDouble), *axis), q = at::log_softmax(y.to(at::kDouble), *axis);
+      sum += (p.exp() * (p - q)).sum().item<double>() / static_cast<double>(x.numel() / x.size(*axis) / x.size(0));
     });
     for (const auto& batch : expected)
-      if (!batch.empty() && batch[0].defined()) samples += static_cast<double>(batch[0].size(0));
+      if (const auto first =
+              std::ranges::find_if(batch, [](const auto& one) { return one.defined() && one.dim() > 0; });
+          first != batch.end())
+        samples += static_cast<double>(first->size(0));
     return samples > 0 ? sum / samples : 0.0;
   };
 }

@@ -63,15 +63,17 @@ Sensitivity::Sensitivity(const Model& reference, const std::vector<Variant>& var
   if (options.draws < 1) fail("pare.analysis.106", "", "{} draws", options.draws);
   for (const auto& variant : variants) variants_.push_back(variant.name);
   const at::NoGradGuard no_grad;
-  const LayerExchange exchange(reference);
+  auto still = reference;  // in training a run would move the statistics of batch norms, the live module's
+  still.eval();
+  const LayerExchange exchange(still);
   Changes changes;
   for (const auto& variant : variants) changes.push_back(exchange.taken_from(variant));
   for (const auto& layer : exchange.layers())
     layers_.push_back({layer.name, layer.weight, layer.entries, std::vector<double>(variants.size())});
   if (options.method == SensitivityMethod::Exact)
-    exact(reference, changes, options);
+    exact(still, changes, options);
   else
-    fisher(reference, exchange, changes, options);
+    fisher(still, exchange, changes, options);
 }
 
 void Sensitivity::exact(const Model& reference, const Changes& changes, const SensitivityOptions& options) {
@@ -152,6 +154,9 @@ std::string Sensitivity::text() const {
 double rank_correlation(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size() || a.size() < 2)
     fail("pare.analysis.105", "", "no rank correlation of {} numbers with {}", a.size(), b.size());
+  for (const auto* series : {&a, &b})
+    if (std::ranges::any_of(*series, [](double value) { return std::isnan(value); }))
+      fail("pare.analysis.105", "", "NaN has no rank");
   const auto x = ranks(a), y = ranks(b);
   const auto mean = 0.5 * static_cast<double>(a.size() - 1);
   double xy = 0, xx = 0, yy = 0;

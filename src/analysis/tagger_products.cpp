@@ -221,7 +221,11 @@ void Tagger::recurrent(const Node& node) {
     for (std::int64_t g = 0; g < gates; ++g)
       unite(Tags(rows.begin() + g * hidden, rows.begin() + (g + 1) * hidden), units, node);
   };
-  auto inputs = channel(node, in(node, 0), -1);
+  const auto x = in(node, 0);
+  for (const auto& layer : x.layers)
+    if (!varying_axes(layer).empty() && !varies(layer, layer.dim() - 1))
+      freeze(layer, where(node) + " reads them as steps or samples");
+  auto inputs = channel(node, x, -1);
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     for (std::int64_t direction = 0; direction < directions; ++direction) {
       const auto first = stride * at_index(layer * directions + direction);

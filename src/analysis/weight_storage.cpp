@@ -44,7 +44,8 @@ const Node* quantizer_of(const Graph& graph, ValueId weight) {
 WeightStorage::WeightStorage(const Model& model) {
   const auto& graph = model.graph();
   std::set<const void*> counted;
-  std::set<std::string> without;  // zero points that are all zero
+  std::set<std::string> without;                            // zero points that are all zero
+  std::map<std::string, std::vector<std::string>> qparams;  // of weights: scales, zero points
   for (std::size_t i = 0; i < graph.value_count(); ++i) {
     const auto& value = graph.value(ValueId{static_cast<std::uint32_t>(i)});
     if (value.kind != ValueKind::Weight || graph.uses(value.id).empty()) continue;
@@ -56,14 +57,26 @@ WeightStorage::WeightStorage(const Model& model) {
       const auto grid = grid_of(*node);
       bits_[value.name] = grid.bits;
       bytes = (static_cast<std::uint64_t>(tensor.numel()) * static_cast<std::uint64_t>(grid.bits) + 7) / 8;
-      if (grid.per_tensor) bytes_ += sizeof(float);
-      if (grid.symmetric && !grid.per_tensor) without.insert(graph.value(node->input(2)).name);
+      if (grid.per_tensor) {
+        grids_[value.name] = sizeof(float) + (grid.symmetric ? 0 : sizeof(std::int32_t));
+      } else {
+        if (grid.symmetric) without.insert(graph.value(node->input(2)).name);
+        qparams[value.name] = {graph.value(node->input(1)).name, graph.value(node->input(2)).name};
+      }
     }
     by_path_[value.name] = counted.insert(tensor.const_data_ptr()).second ? bytes : 0;
   }
   for (const auto& path : without)
     if (const auto found = by_path_.find(path); found != by_path_.end()) found->second = 0;
+  for (const auto& [path, bytes] : grids_) bytes_ += bytes;  // numbers in the graph, no entries of the table
   for (const auto& [path, bytes] : by_path_) bytes_ += bytes;
+  for (const auto& [path, entries] : qparams)
+    for (const auto& entry : entries) grids_[path] += this->bytes(entry);
+}
+
+std::uint64_t WeightStorage::grid_bytes(const std::string& path) const {
+  const auto found = grids_.find(path);
+  return found == grids_.end() ? 0 : found->second;
 }
 
 std::uint64_t WeightStorage::bytes(const std::string& path) const {

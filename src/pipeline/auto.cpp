@@ -31,6 +31,20 @@ bool all_classes(const std::vector<at::Tensor>& outputs) {
   });
 }
 
+// Of answers that no sum of squares compares, such as numbers of classes: the share that changed.
+OutputLoss change_from(BatchOutputs expected) {
+  return [expected = std::move(expected)](const BatchOutputs& outputs) {
+    double changed = 0, count = 0;
+    for (std::size_t b = 0; b < expected.size(); ++b)
+      for (std::size_t i = 0; i < expected[b].size(); ++i) {
+        if (!expected[b][i].defined()) continue;
+        changed += outputs[b][i].ne(expected[b][i]).sum().item<double>();
+        count += static_cast<double>(expected[b][i].numel());
+      }
+    return count > 0 ? changed / count : 0.0;
+  };
+}
+
 /// One climb.
 class Climb {
  public:
@@ -103,7 +117,10 @@ class Climb {
       const at::NoGradGuard no_grad;
       for (const auto& batch : options_.calibration) answers.push_back(bench_.original().run(batch));
     }
-    if (all_classes(answers.front())) {
+    const auto floating = [](const at::Tensor& output) { return output.defined() && output.is_floating_point(); };
+    if (std::ranges::none_of(answers.front(), floating)) {
+      yardstick_ = Yardstick{change_from(std::move(answers)), {}, SensitivityMethod::Exact};
+    } else if (all_classes(answers.front())) {
       yardstick_ = Yardstick{divergence_from(answers), answers};
     } else {
       yardstick_ = Yardstick{noise_against(std::move(answers)), {}, SensitivityMethod::Exact};
@@ -157,6 +174,7 @@ class Climb {
   }
 
   Built* shrink() {
+    if (int8_->candidate.plan.layers.empty()) return int8_;
     const auto& budget = options_.budget;
     auto limit = budget.stored ? budget.stored->count : budget.bytes->count;
     if (budget.bytes) {
@@ -172,19 +190,26 @@ class Climb {
     return int8_;
   }
 
-  Built& pruned(double macs) {
+  // Nothing where so much cannot be pruned.
+  Built* pruned(double macs) {
     auto recipe = ladder_.pruned(macs);
-    if (auto* known = bench_.find(recipe.name)) return *known;
-    return bench_.measure(std::move(recipe));
+    if (auto* known = bench_.find(recipe.name)) return known;
+    try {
+      return &bench_.measure(std::move(recipe));
+    } catch (const Error& error) {
+      if (error.id() != "pare.prune.105" && error.id() != "pare.prune.106") throw;
+      options_.log.info("no more is pruned: {}", error.what());
+      return nullptr;
+    }
   }
 
   Built* prune(Built& start) {
     auto* best = &start;
     for (const double macs : kShares) {
-      auto& built = pruned(macs);
-      if (!bench_.keeps_drop(built)) break;
-      best = &built;
-      if (bench_.short_of(built).empty()) break;
+      auto* built = pruned(macs);
+      if (built == nullptr || !bench_.keeps_drop(*built)) break;
+      best = built;
+      if (bench_.short_of(*built).empty()) break;
     }
     return best;
   }
@@ -194,9 +219,10 @@ class Climb {
     std::vector<double> shares{0.0};
     shares.insert(shares.end(), kShares.begin(), kShares.end());
     for (const double macs : shares) {
-      auto& untrained = macs == 0 ? *int8_ : pruned(macs);
-      if (bench_.too_large(untrained) || bench_.too_slow(untrained)) continue;
-      if (bench_.keeps_drop(untrained)) return &untrained;
+      auto* untrained = macs == 0 ? int8_ : pruned(macs);
+      if (untrained == nullptr) break;
+      if (bench_.too_large(*untrained) || bench_.too_slow(*untrained)) continue;
+      if (bench_.keeps_drop(*untrained)) return untrained;
       auto student = Applied{bench_.original(), {}};
       std::string name = "int8";
       if (macs > 0) {
@@ -259,7 +285,7 @@ class Climb {
 
   // What less would cost: plans between int4 and int8, for whoever reads the report.
   void explore() {
-    if (options_.explore == 0 || planned_) return;
+    if (options_.explore == 0 || planned_ || int8_->candidate.plan.layers.empty()) return;
     const auto found = plan({}, options_.explore);
     for (const auto& point : found.points)
       if (point.name.starts_with("front")) planned(point.plan);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <optional>
@@ -100,7 +101,8 @@ void validate_budget(const Budget& budget, bool judged, double seconds) {
   if (budget.stored && budget.stored->count == 0) fail("pare.pipeline.101", "", "a budget of 0 bytes to store");
   if (budget.latency_ms && !(*budget.latency_ms > 0))
     fail("pare.pipeline.101", "", "a latency of at most {} ms is not possible", *budget.latency_ms);
-  if (!(seconds > 0)) fail("pare.pipeline.101", "", "{} seconds to measure latency in", seconds);
+  if (!(seconds > 0) || !std::isfinite(seconds))
+    fail("pare.pipeline.101", "", "{} seconds to measure latency in", seconds);
 }
 
 PARE_NAMESPACE_END

@@ -1,8 +1,13 @@
 #include "pipeline/recipes.hpp"
 
+#include <algorithm>
+#include <bit>
+#include <map>
+
 #include "pare/analysis/layer_exchange.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/fuse/fold_batch_norm.hpp"
+#include "pare/graph/fusion.hpp"
 #include "pare/prune/pruner.hpp"
 #include "pare/quantize/quantizer.hpp"
 
@@ -77,14 +82,35 @@ LadderRecipe Ladder::finished(std::string name, std::function<Applied(const Cont
   return {std::move(name), std::move(build), compile_, false};
 }
 
+namespace {
+
+// Bits that weights are computed at. One whose readers each have a grid of their own is stored as it is, and still
+// computed in integers.
+std::map<std::string, int> integer_bits(const Graph& graph) {
+  std::map<std::string, int> bits;
+  for (const auto& region : match_regions(graph))
+    for (const auto id : region.weight_nodes) {
+      const auto& node = graph.node(id);
+      if (family_of(graph, id) != OpFamily::FakeQuantize) continue;
+      const auto low = node.operand("quant_min").integer().value_or(-128);
+      const auto high = node.operand("quant_max").integer().value_or(127);
+      bits[graph.value(region.weight).name] = std::bit_width(static_cast<std::uint64_t>(high - low));
+    }
+  return bits;
+}
+
+}  // namespace
+
 Plan plan_of(const Model& model, const CompileOptions& compile) {
   const WeightStorage stored(model);
   Plan plan;
   const LayerExchange exchange(model);
+  const auto integers = integer_bits(model.graph());
   for (const auto& layer : exchange.layers()) {
     const auto exception = compile.node_precision.find(layer.name);
     const auto dtype = exception == compile.node_precision.end() ? compile.dtype : exception->second;
-    auto bits = stored.bits(layer.weight);
+    const auto found = integers.find(layer.weight);
+    auto bits = found == integers.end() ? std::min(stored.bits(layer.weight), 32) : found->second;
     if (bits == 32 && dtype == c10::ScalarType::BFloat16) bits = 16;
     plan.layers.push_back({layer.name, {bits}, layer.entries, 0.0, {}});
   }
@@ -92,9 +118,12 @@ Plan plan_of(const Model& model, const CompileOptions& compile) {
 }
 
 std::uint64_t stored_bytes(const Model& model, const Plan& plan) {
-  auto bytes = WeightStorage(model).bytes();
-  for (const auto& layer : plan.layers)
-    if (layer.weights.count == 16) bytes -= 2 * static_cast<std::uint64_t>(layer.entries);
+  const WeightStorage stored(model);
+  const LayerExchange exchange(model);
+  auto bytes = stored.bytes();
+  for (std::size_t i = 0; i < plan.layers.size(); ++i)
+    if (const auto& layer = plan.layers[i]; layer.weights.count == 16 && stored.bits(exchange.layers()[i].weight) == 32)
+      bytes -= 2 * static_cast<std::uint64_t>(layer.entries);
   return bytes;
 }
 

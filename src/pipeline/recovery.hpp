@@ -23,7 +23,8 @@ void validate_training(const AutoTraining& training);
 Applied taught(Model model, const Lesson& lesson);
 
 /// The int8 model of a float one, trained with its rounding.
-/// @throws Error `pare.pipeline.109` when the loss is not a number; and as `QuantizationAwareTraining`
+/// @throws Error `pare.pipeline.109` when the loss is not a number, `pare.distill.125` when it is no scalar or does not
+///         depend on what is trained; and as `QuantizationAwareTraining`
 Applied trained_quantized(const Model& model, const Lesson& lesson);
 
 PARE_NAMESPACE_END

@@ -15,7 +15,10 @@ at::Tensor outputs_of(const Batches& inputs, const Predictor& predict) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> all;
   for (const auto& batch : inputs) {
-    const auto scores = predict(batch).at(0);
+    const auto outputs = predict(batch);
+    if (outputs.empty() || !outputs[0].defined())
+      fail("pare.pipeline.104", "", "classes are judged by outputs of [samples, classes], and the network has none");
+    const auto& scores = outputs[0];
     if (scores.dim() < 2 || scores.numel() != scores.size(0) * scores.size(1))
       fail("pare.pipeline.104", "",
            "classes are judged by outputs of [samples, classes], the network's first is [{}]: give scores of your own",
@@ -24,6 +27,12 @@ at::Tensor outputs_of(const Batches& inputs, const Predictor& predict) {
   }
   if (all.empty()) fail("pare.pipeline.104", "", "there are no samples to judge by");
   return at::cat(all);
+}
+
+// In evaluation mode: in training a run would move the statistics of batch norms, the live module's.
+Predictor predictor_of(Model model) {
+  model.eval();
+  return [model = std::move(model)](const std::vector<at::Tensor>& batch) { return model.run(batch); };
 }
 
 at::Tensor classes(const Batches& inputs, const Predictor& predict) { return outputs_of(inputs, predict).argmax(1); }
@@ -89,22 +98,22 @@ class ExpectedLoss {
 SampleScores top1_scores(Batches inputs, at::Tensor labels) {
   return [inputs = std::move(inputs), labels = std::move(labels)](const Predictor& predict) {
     const auto found = classes(inputs, predict);
-    if (found.numel() != labels.numel())
-      fail("pare.pipeline.104", "", "the batches hold {} samples, the labels {}", found.numel(), labels.numel());
+    if (found.sizes() != labels.sizes())
+      fail("pare.pipeline.104", "", "the batches hold {} samples, the labels are of [{}]", found.numel(),
+           fmt::join(labels.sizes(), ", "));
     return found.eq(labels).to(at::kDouble);
   };
 }
 
 SampleScores agreement_scores(Batches inputs, const Model& original) {
-  auto answers = classes(inputs, [&](const std::vector<at::Tensor>& batch) { return original.run(batch); });
+  auto answers = classes(inputs, predictor_of(original));
   return [inputs = std::move(inputs), answers = std::move(answers)](const Predictor& predict) {
     return classes(inputs, predict).eq(answers).to(at::kDouble);
   };
 }
 
 SampleScores expected_scores(Batches inputs, const Model& original) {
-  const ExpectedLoss loss(
-      outputs_of(inputs, [&](const std::vector<at::Tensor>& batch) { return original.run(batch); }));
+  const ExpectedLoss loss(outputs_of(inputs, predictor_of(original)));
   return
       [inputs = std::move(inputs), loss](const Predictor& predict) { return 1 - loss.of(outputs_of(inputs, predict)); };
 }

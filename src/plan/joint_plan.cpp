@@ -26,13 +26,16 @@ class JointSearch {
       : model_(model), quantized_(std::move(quantized)), pruned_(std::move(pruned)), options_(options) {
     if (quantized_.empty() || pruned_.empty())
       fail("pare.plan.105", "", "{} quantized and {} pruned models to choose from", quantized_.size(), pruned_.size());
+    if (options_.batches.empty()) fail("pare.analysis.106", "", "plans are proved on batches, and there are none");
     if (!options_.realize) fail("pare.plan.106", "", "plans are proved by making them: give `realize`");
+    if (options_.limits.average_bits) fail("pare.plan.105", "", "a limit on bits: a joint plan keeps `bytes`");
     for (const auto& limit : {options_.limits.macs, options_.limits.latency_ms, options_.limits.damage})
       if (limit && !(*limit >= 0)) fail("pare.plan.103", "", "a limit of {}", *limit);
     if (options_.limits.latency_ms && options_.inputs.empty())
       fail("pare.plan.106", "", "a limit on the latency, and no `inputs` to run plans on");
     std::ranges::sort(quantized_, std::greater<>{}, &Precision::weights);
     std::ranges::sort(pruned_, {}, &PrunedModel::ratio);
+    check_candidates();
     model_.eval();
   }
 
@@ -56,6 +59,21 @@ class JointSearch {
   }
 
  private:
+  // Sorted by bits and ratios.
+  void check_candidates() const {
+    for (std::size_t m = 0; m < quantized_.size(); ++m) {
+      const auto bits = quantized_[m].weights.count;
+      if (bits < 2 || bits > 8 || (m > 0 && bits == quantized_[m - 1].weights.count))
+        fail("pare.plan.105", "", "a quantized model of {} bits: 2 to 8 are possible, one model of each", bits);
+    }
+    for (std::size_t r = 0; r < pruned_.size(); ++r) {
+      const auto ratio = pruned_[r].ratio.fraction;
+      if (!(ratio > 0 && ratio < 1) || (r > 0 && ratio == pruned_[r - 1].ratio.fraction))
+        fail("pare.plan.105", "", "a model pruned by {}: shares between 0 and 1 are possible, one model of each",
+             ratio);
+    }
+  }
+
   void add_layers() {
     std::vector<Variant> variants;
     for (const auto& model : quantized_) variants.push_back({fmt::format("int{}", model.weights.count), model.model});
@@ -221,10 +239,12 @@ class JointSearch {
     if (const auto known = std::ranges::find_if(result_.points, same); known != result_.points.end())
       return known->latency_ms;
     if (options_.cancelled && options_.cancelled()) fail("pare.analysis.108", "", "cancelled before {}", name);
-    const auto model = options_.realize(plan);
+    auto model = options_.realize(plan);
+    model.eval();
     BatchOutputs outputs;
     for (const auto& batch : options_.batches) outputs.push_back(model.run(batch));
     const auto measured = loss_(outputs);
+    if (!std::isfinite(measured)) fail("pare.analysis.107", name, "the loss of this plan is {}", measured);
     if (result_.points.empty()) base_ = measured;
     const auto selected = selected_of(plan);
     const auto predicted = base_ + plan.damage();

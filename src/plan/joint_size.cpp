@@ -1,5 +1,8 @@
 #include "joint_size.hpp"
 
+#include <algorithm>
+#include <cmath>
+
 #include "pare/analysis/cost.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/graph/fusion.hpp"
@@ -27,9 +30,10 @@ JointSize::JointSize(const Model& model, const Model& quantized, const std::vect
   for (const auto& [path, weight] : quantized.weights()) {
     const auto bytes = stored.bytes(path);
     known += bytes;
-    if (bytes > 0) entries_.push_back({path, weight.tensor.sizes().vec(), bytes, stored.bits(path)});
+    if (stored.bits(path) > 0) entries_.push_back({path, weight.tensor.sizes().vec(), bytes, stored.bits(path)});
   }
   beside_ = stored.bytes() - known;
+  find_grids(quantized);
   std::map<NodeId, std::string> weight_of;
   for (const auto& region : match_regions(model.graph()))
     if (region.weight != kNoValue) weight_of[region.anchor] = model.graph().value(region.weight).name;
@@ -44,14 +48,45 @@ JointSize::JointSize(const Model& model, const Model& quantized, const std::vect
   }
 }
 
+// Scales and zero points stand for the channels of their weight, or for groups of its entries.
+void JointSize::find_grids(const Model& quantized) {
+  const auto& graph = quantized.graph();
+  const auto mark = [&](ValueId value, const std::string& weight, std::optional<std::int64_t> axis) {
+    const auto found = std::ranges::find(entries_, graph.value(value).name, &Entry::path);
+    if (found == entries_.end()) return;
+    found->weight = weight;
+    found->axis = axis;
+  };
+  for (const auto& region : match_regions(graph))
+    for (const auto id : region.weight_nodes) {
+      const auto& node = graph.node(id);
+      if (!node.is("aten::fake_quantize_per_channel_affine")) continue;
+      const bool whole = id == region.weight_nodes.front();  // not cut into groups before
+      const auto axis = whole ? node.operand("axis").integer() : std::nullopt;
+      for (const auto position : {1, 2}) mark(node.input(position), graph.value(region.weight).name, axis);
+    }
+}
+
+const JointSize::Entry& JointSize::entry(const std::string& path) const {
+  return *std::ranges::find(entries_, path, &Entry::path);
+}
+
+std::uint64_t JointSize::count_left(const Entry& entry, const Removed& removed) const {
+  if (entry.weight.empty()) return entries_left(entry.path, entry.sizes, removed);
+  const auto& weight = this->entry(entry.weight);
+  if (!entry.axis)
+    return static_cast<std::uint64_t>(
+        std::llround(static_cast<double>(entry.sizes.at(0)) * share_left(weight, removed)));
+  const auto gone = removed.find({entry.weight, *entry.axis});
+  return static_cast<std::uint64_t>(entry.sizes.at(0) - (gone == removed.end() ? 0 : gone->second));
+}
+
 std::uint64_t JointSize::bytes(const Selected& selected) const {
   const auto removed = removed_by(selected);
   auto total = beside_;
   for (const auto& entry : entries_) {
-    // Scales stand for the output channels of their weight.
-    const bool scale = entry.path.ends_with(".scale");
-    const auto weight = scale ? entry.path.substr(0, entry.path.size() - 6) : entry.path;
-    const auto count = entries_left(weight, entry.sizes, removed);
+    if (entry.bytes == 0) continue;  // tied to another one, or zero points that are all zero
+    const auto count = count_left(entry, removed);
     const auto bits = bits_of(entry, selected);
     total +=
         bits > 8 ? count * static_cast<std::uint64_t>(bits / 8) : (count * static_cast<std::uint64_t>(bits) + 7) / 8;

@@ -54,8 +54,13 @@ class JointSize {
     std::vector<std::int64_t> sizes;
     std::uint64_t bytes = 0;
     int bits = 32;
+    std::string weight = {};                // that these are the scales or zero points of; else empty
+    std::optional<std::int64_t> axis = {};  // of that weight, one for each entry; none: one for each group
   };
   using Removed = std::map<WeightAxis, std::int64_t>;
+  void find_grids(const Model& quantized);
+  [[nodiscard]] const Entry& entry(const std::string& path) const;
+  [[nodiscard]] std::uint64_t count_left(const Entry& entry, const Removed& removed) const;
   [[nodiscard]] Removed removed_by(const Selected& selected) const;
   [[nodiscard]] static double share_left(const Entry& entry, const Removed& removed);
   [[nodiscard]] int bits_of(const Entry& entry, const Selected& selected) const;

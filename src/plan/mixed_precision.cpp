@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/seconds_since.hpp"
 #include "pare/analysis/float_switches.hpp"
@@ -38,8 +39,10 @@ class Search {
     if (options_.refinements < 0) fail("pare.plan.105", "", "{} refinements", options_.refinements);
     if (options_.limits.latency_ms && !options_.latency)
       fail("pare.plan.106", "", "a limit on the latency, and no `latency` to find it with");
+    check_limits();
     // Layers are taken into the finest integer model; the order of the others does not matter.
     std::ranges::sort(models_, std::greater<>{}, &Precision::weights);
+    check_precisions();
     const auto integers = std::ranges::partition_point(models_, is_float, &Precision::weights);
     if (integers == models_.end()) fail("pare.plan.105", "", "no model of 2 to 8 bits among those to choose from");
     const bool has_float = integers != models_.begin();
@@ -62,6 +65,7 @@ class Search {
     const auto once = seconds_since(start);
     loss_ = options_.loss ? options_.loss : divergence_from(expected);
     base_ = loss_(expected);
+    check_loss(base_, variants_.front().name);
 
     const std::vector<Variant> others(variants_.begin() + 1, variants_.end());
     auto sweep = sweep_options(options_.method);
@@ -86,6 +90,23 @@ class Search {
 
  private:
   [[nodiscard]] const Model& reference() const { return reference_; }
+
+  void check_limits() const {
+    const auto& limits = options_.limits;
+    if (limits.macs) fail("pare.plan.105", "", "a limit on multiply-accumulates, which no number of bits changes");
+    if (limits.damage && !(*limits.damage >= 0))
+      fail("pare.plan.103", "", "a limit of {} on the damage", *limits.damage);
+  }
+
+  // Sorted by bits.
+  void check_precisions() const {
+    for (std::size_t m = 0; m < models_.size(); ++m) {
+      const auto bits = models_[m].weights.count;
+      if ((bits < 2 || bits > 8) && bits != 16 && bits != 32)
+        fail("pare.plan.105", "", "a model of {} bits: 2 to 8 are possible, 16 for bf16 and 32 for float", bits);
+      if (m > 0 && bits == models_[m - 1].weights.count) fail("pare.plan.105", "", "two models of {} bits", bits);
+    }
+  }
 
   [[nodiscard]] SensitivityOptions sweep_options(SensitivityMethod method) const {
     SensitivityOptions sweep;
@@ -114,7 +135,7 @@ class Search {
   }
 
   static std::uint64_t bytes_of(const WeightStorage& stored, Bits bits, const LayerExchange::Layer& layer) {
-    return stored.bytes(layer.weight) / (bits.count == 16 ? 2 : 1);
+    return stored.bytes(layer.weight) / (bits.count == 16 ? 2 : 1) + stored.grid_bytes(layer.weight);
   }
 
   // Where layers may be float, damages count from there: what integers cost is real, not noise that looks like a gain.
@@ -136,7 +157,7 @@ class Search {
   [[nodiscard]] std::uint64_t fixed_bytes() const {
     const WeightStorage stored(models_.front().model);
     auto bytes = stored.bytes();
-    for (const auto& layer : layers_) bytes -= stored.bytes(layer.weight);
+    for (const auto& layer : layers_) bytes -= stored.bytes(layer.weight) + stored.grid_bytes(layer.weight);
     return bytes;
   }
 
@@ -188,11 +209,16 @@ class Search {
     });
     if (known != result_.points.end()) return *known;
     const auto measured = loss_(replay_->outputs(replaced(plan)));
+    check_loss(measured, name);
     const auto ms = latency_ ? latency_->predict(plan) : 0.0;
     const auto predicted = base_ + offset_ + plan.damage();
     const auto bytes = planner.bytes(plan);
     result_.points.push_back({std::move(name), std::move(plan), predicted, measured, bytes, ms});
     return result_.points.back();
+  }
+
+  static void check_loss(double loss, const std::string& plan) {
+    if (!std::isfinite(loss)) fail("pare.analysis.107", plan, "the loss of this plan is {}", loss);
   }
 
   [[nodiscard]] bool keeps_limits(const PlanPoint& point) const {
@@ -210,7 +236,9 @@ class Search {
     if (!first) {
       result_.shortfall = planner.binding(options_.limits);
       if (result_.shortfall.empty())
-        result_.shortfall = fmt::format("no plan of at most {:.4g} ms was found", *options_.limits.latency_ms);
+        result_.shortfall = options_.limits.latency_ms
+                                ? fmt::format("no plan of at most {:.4g} ms was found", *options_.limits.latency_ms)
+                                : "each limit can be kept alone, but no plan keeps all of them";
       choose(result_.points.size());
       return;
     }

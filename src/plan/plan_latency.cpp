@@ -104,6 +104,8 @@ double PlanLatency::layer_ms(const std::string& layer, Bits bits) const {
 }
 
 double PlanLatency::predict(Plan& plan) const {
+  if (!std::ranges::equal(plan.layers, layers_.layers, {}, &Plan::Layer::name, &Plan::Layer::name))
+    fail("pare.plan.104", "", "a plan of other layers than those that were timed");
   const auto model = options_.realize(plan);
   const auto latency = LayerLatency::predicted(model, options_.inputs, table_, compile_options(plan));
   const auto each = shares(plan, latency, model);

@@ -42,12 +42,16 @@ std::string why(const PlanChoices& layer, const PlanChoice& chosen) {
 Planner::Planner(std::vector<PlanChoices> layers, std::uint64_t bytes, double latency_ms)
     : layers_(std::move(layers)), bytes_(bytes), latency_ms_(latency_ms) {
   if (layers_.empty()) fail("pare.plan.102", "", "there are no layers to plan");
+  if (!std::isfinite(latency_ms_) || latency_ms_ < 0)
+    fail("pare.plan.102", "", "{} ms of what is not planned", latency_ms_);
   for (auto& layer : layers_) {
     if (layer.choices.empty()) fail("pare.plan.102", layer.layer, "this layer has no choices");
     std::ranges::sort(layer.choices, {}, &PlanChoice::weights);
     for (const auto& choice : layer.choices)
-      if (!std::isfinite(choice.damage) || !std::isfinite(choice.latency_ms) || choice.latency_ms < 0)
-        fail("pare.plan.102", layer.layer, "a choice with damage {} and {} ms", choice.damage, choice.latency_ms);
+      if (!std::isfinite(choice.damage) || !std::isfinite(choice.latency_ms) || choice.latency_ms < 0 ||
+          !std::isfinite(choice.macs) || choice.macs < 0)
+        fail("pare.plan.102", layer.layer, "a choice with damage {}, {} ms and {} multiply-accumulates", choice.damage,
+             choice.latency_ms, choice.macs);
   }
 }
 

@@ -162,6 +162,20 @@ TEST_CASE("a hidden unit of a recurrent layer takes its gates along", "[channel_
         {6, {"gru.weight_hh_l0:0", "gru.weight_hh_l0_reverse:0", "gru.bias_ih_l0:0", "head.weight:1"}});
 }
 
+TEST_CASE("what a recurrent layer reads as steps stays", "[channel_groups]") {
+  torch::manual_seed(0);
+  Net net;
+  auto conv = net.add("conv", nn::Conv1d(nn::Conv1dOptions(3, 8, 1)));
+  auto rnn = net.add("rnn", nn::RNN(nn::RNNOptions(9, 6).batch_first(true)));
+  auto out = net.add("out", nn::Linear(6, 3));
+  net.body = [=](torch::Tensor x) mutable { return out(std::get<0>(rnn(conv(x)))); };  // 8 steps of 9 positions
+  const auto model = pare::capture(net, torch::randn({2, 3, 9}));
+  const pare::ChannelGroups groups(model);
+  const auto channels = std::ranges::find(groups.groups(), "conv.weight:0", &pare::ChannelGroup::name);
+  REQUIRE(channels != groups.groups().end());
+  CHECK(channels->frozen.find("reads them as steps") != std::string::npos);
+}
+
 TEST_CASE("a slice that is written to keeps its place", "[channel_groups]") {
   torch::manual_seed(0);
   Net net;

@@ -13,7 +13,7 @@ PARE_NAMESPACE_BEGIN
 /// What the results of a model's layers look like on calibration data: which will be hard to quantize, and why.
 ///
 /// Layers are fused regions: what is described is the value behind bias, norm, residual and activation. Two sweeps over
-/// the batches; memory does not grow with their number.
+/// the batches, in evaluation mode; memory does not grow with their number.
 class ActivationStats {
  public:
   /// One layer's result.
@@ -21,9 +21,11 @@ class ActivationStats {
     std::string name;
     double low = 0, high = 0;
     double mean = 0, deviation = 0;
-    double kurtosis = 0;        ///< excess: 0 for a normal distribution, large where few values are far out
-    double outliers = 0;        ///< share of values more than six deviations from the mean
-    std::int64_t channels = 0;  ///< along the second of four axes or more, else along the last
+    double kurtosis = 0;  ///< excess: 0 for a normal distribution, large where few values are far out
+    double outliers = 0;  ///< share of values more than six deviations from the mean
+    /// Along the second axis of a convolution's result and of four axes or more, else along the last; 1 where that
+    /// axis is not as long in every batch.
+    std::int64_t channels = 0;
     std::int64_t dead = 0;      ///< channels that are zero throughout
     double channel_spread = 1;  ///< largest range of a channel by the median one, of channels that are not dead
   };

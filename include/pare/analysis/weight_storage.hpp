@@ -20,11 +20,13 @@ class WeightStorage {
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
   /// Bytes of one entry of the weight table, without its scales; 0 for what the graph does not read.
   [[nodiscard]] std::uint64_t bytes(const std::string& path) const;
+  /// Bytes of the scales and zero points that one entry is stored with; 0 for what is on no grid.
+  [[nodiscard]] std::uint64_t grid_bytes(const std::string& path) const;
   /// Bits an entry is stored at, e.g. 4, 8, or 32 for float32.
   [[nodiscard]] int bits(const std::string& path) const;
 
  private:
-  std::map<std::string, std::uint64_t> by_path_;
+  std::map<std::string, std::uint64_t> by_path_, grids_;
   std::map<std::string, int> bits_;
   std::uint64_t bytes_ = 0;
 };

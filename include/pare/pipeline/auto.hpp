@@ -101,8 +101,9 @@ struct AutoResult {
 /// @throws Error `pare.pipeline.101` options out of range, heads without a name or with the same one, or `max_drop`
 ///         without scores; `.102` without calibration; `.103` scores that are not numbers, with the candidate and head;
 ///         `.105` cancelled; `.107` the checkpoint of another model or run, or a damaged one; `.108` one that cannot be
-///         written; `.109` training that met a loss that is not a number; as `Model::run` for an example that does not
-///         fit; and whatever a pass throws
+///         written; `.109` training that met a loss that is not a number, `pare.distill.125` a loss that is no scalar
+///         or does not depend on what is trained; as `Model::run` for an example that does not fit; and whatever a pass
+///         throws
 [[nodiscard]] AutoResult optimize(const Model& model, const AutoOptions& options);
 
 PARE_NAMESPACE_END

@@ -58,9 +58,11 @@ struct JointPlanResult {
 /// @param model     float, batch norms folded
 /// @param quantized models of 2 to 8 bits from it
 /// @param pruned    models pruned from it
-/// @throws Error `pare.plan.105` without a quantized or pruned model, `.106` without `realize`, or with a limit on the
+/// @throws Error `pare.plan.105` without a quantized or pruned model, with two of the same bits or ratio or with others
+///         than are possible, or with a limit on `average_bits`, `.106` without `realize`, or with a limit on the
 ///         latency and no `inputs`, `.107` a pruned model that does not come from `model` (with the weight), `.103`
-///         limits that are no numbers, `pare.analysis.107` a loss that is not a number, `.108` cancelled
+///         limits that are no numbers, `pare.analysis.106` without batches, `.107` a loss that is not a number, `.108`
+///         cancelled
 [[nodiscard]] JointPlanResult joint_plan(const Model& model, std::vector<Precision> quantized,
                                          std::vector<PrunedModel> pruned, const JointPlanOptions& options);
 

@@ -27,7 +27,7 @@ struct MixedPrecisionOptions {
   /// What that loss is measured from, for the Fisher method (`SensitivityOptions::answers`); empty where `loss` is: the
   /// same answers.
   BatchOutputs answers = {};
-  PlanLimits limits = {};
+  PlanLimits limits = {};                                ///< without `macs`
   SensitivityMethod method = SensitivityMethod::Fisher;  ///< of the first sweep
   int refinements = 0;    ///< exact sweeps around the plan at hand, each half of layers times evaluations; at least 0
   std::size_t front = 3;  ///< sizes between the uniform ones that are planned and verified for the Pareto front
@@ -60,8 +60,10 @@ struct MixedPrecisionResult {
 /// longer act alone; the next plan takes its place only if it is better. Uniform precisions that keep the limits are in
 /// the race.
 ///
-/// @throws Error `pare.plan.105` with fewer than two models or none of integers, `.103` for limits that are no numbers,
-/// `.106` for a limit on the latency that nothing was given to find with, and as `Sensitivity` and `PlanLatency`
+/// @throws Error `pare.plan.105` with fewer than two models, none of integers, two of the same bits or other bits, or a
+/// limit on multiply-accumulates, `.103` for limits that are no numbers, `.106` for a limit on the latency that nothing
+/// was given to find with, `pare.analysis.107` for a loss that is not a number (with the plan), and as `Sensitivity`
+/// and `PlanLatency`
 [[nodiscard]] MixedPrecisionResult mixed_precision(std::vector<Precision> models, const MixedPrecisionOptions& options);
 
 PARE_NAMESPACE_END

@@ -39,6 +39,7 @@ class PlanLatency {
   /// @throws Error `pare.plan.104` for a layer or bits that were not measured
   [[nodiscard]] double layer_ms(const std::string& layer, Bits bits) const;
   /// Predicts a plan and writes each layer's share (`Plan::Layer::latency_ms`). @return their sum
+  /// @throws Error `pare.plan.104` for a plan of other layers than were measured
   double predict(Plan& plan) const;
   /// The steps of a plan.
   [[nodiscard]] LayerLatency steps(const Plan& plan) const;
