@@ -39,11 +39,16 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 struct Samples {
   std::vector<Tensors> calibration;
   std::vector<Tensors> test;
-  torch::Tensor labels;             // undefined on random inputs
+  torch::Tensor labels;             // undefined on random inputs and where a folder has masks
   std::vector<Tensors> validation;  // from the calibration file, behind what calibrates
   torch::Tensor validation_labels, calibration_labels;
   std::int64_t count = 0;
 };
+
+// Classes; undefined where a folder has masks, by which pictures calibrate and are compared all the same.
+torch::Tensor classes_in(const data::Set& set) {
+  return set.labels.defined() && set.labels.dim() == 1 ? set.labels : torch::Tensor();
+}
 
 data::Set rows(const data::Set& set, const torch::Tensor& index) {
   data::Set part;
@@ -99,7 +104,7 @@ void load_validation(const models::Bundle& bundle, const JobOptions& options, Sa
   try {
     const auto set = data::load(options.calibration, bundle.input, behind);
     samples.validation = bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(set) : set.batches(kBatch);
-    samples.validation_labels = set.labels;
+    samples.validation_labels = classes_in(set);
   } catch (const pare::Error& error) {
     if (error.id() != "pare.data.106") throw;  // nothing behind: the calibration samples are divided
   }
@@ -125,13 +130,13 @@ Samples load_samples(const models::Bundle& bundle, const JobOptions& options) {
     calibration = data::load(options.calibration, bundle.input, first);
     if (judges(options)) load_validation(bundle, options, samples);
   }
-  samples.calibration_labels = calibration.labels;
+  samples.calibration_labels = classes_in(calibration);
   if (!options.calibration.empty())
     samples.calibration =
         bundle.input.kind == data::InputFormat::Kind::kTokens ? sentences(calibration) : calibration.batches(kBatch);
   if (!options.test.empty()) {
     samples.test = test.batches(kBatch);
-    samples.labels = test.labels;
+    samples.labels = classes_in(test);
     samples.count = test.size();
   }
   return samples;
@@ -145,6 +150,14 @@ torch::Tensor outputs(const Forward& forward, const std::vector<Tensors>& batche
     rows.push_back(result.at(0).to(torch::kFloat).flatten(1).clone());
   }
   return torch::cat(rows);
+}
+
+// How many scores the model gives one sample.
+std::int64_t classes_of(const models::Bundle& bundle, const Samples& samples) {
+  const torch::NoGradGuard no_grad;
+  Tensors one;
+  for (const auto& input : samples.test.front()) one.push_back(input.narrow(0, 0, 1));
+  return bundle.forward(one).at(0).flatten(1).size(1);
 }
 
 std::int64_t module_bytes(const torch::nn::Module& module) {
@@ -165,9 +178,19 @@ std::int64_t rows_in(const std::vector<Tensors>& batches) {
   return count;
 }
 
-RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& options, const Samples& samples) {
+// A label of no class that the model has would only lower a figure, or stop a training in its middle.
+void check_labels(const torch::Tensor& labels, std::int64_t classes, const std::string& path) {
+  if (!labels.defined()) return;
+  const auto largest = labels.max().item<std::int64_t>();
+  if (largest >= classes)
+    pare::fail("pare.data.104", path, "a label is {}: the model has {} classes, counted from 0", largest, classes);
+}
+
+RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& options, const Samples& samples,
+                             std::int64_t classes) {
   RecipeOptions recipe{.calibration = samples.calibration,
                        .threads = options.threads,
+                       .integers_only = !options.exports.c_folder.empty(),
                        .macs = options.macs,
                        .criterion = options.criterion,
                        .commit_to = options.commit ? pare::LiveModule(*bundle.module) : pare::LiveModule(),
@@ -192,6 +215,9 @@ RecipeOptions recipe_options(const models::Bundle& bundle, const JobOptions& opt
     if (options.finetune == options.calibration && judges(options))
       behind.offset = options.calibration_count + rows_in(samples.validation);
     recipe.training = data::load(options.finetune, bundle.input, behind);
+    if (recipe.training.labels.dim() != 1)
+      pare::fail("pare.data.103", options.finetune, "masks are no classes, which the recipes train for");
+    check_labels(recipe.training.labels, classes, options.finetune);
     recipe.finetune.epochs = options.epochs;
   }
   return recipe;
@@ -245,24 +271,10 @@ Recipe loaded(const JobOptions& options) {
   return recipe;
 }
 
-// Limits are kept by the recipes that search; one that no step looks at would be lost without a word.
-void check_limits(const JobOptions& options, const std::vector<std::string>& steps) {
-  const auto runs = [&](const char* step) { return std::ranges::find(steps, step) != steps.end(); };
-  const bool automatic = options.load.empty() && runs("auto"), joint = options.load.empty() && runs("joint");
-  const auto check = [](bool given, bool kept, const char* name, const char* recipes) {
-    if (given && !kept) pare::fail("zoo.109", name, "only {} keeps this limit", recipes);
-  };
-  check(options.max_drop.has_value(), automatic, "--max-drop", "the recipe auto");
-  check(options.max_bytes.has_value(), automatic, "--max-bytes", "the recipe auto");
-  check(options.max_stored.has_value(), automatic || joint, "--max-stored", "the recipe auto or joint");
-  check(options.max_latency_ms.has_value(), automatic || joint, "--max-latency-ms", "the recipe auto or joint");
-}
-
 }  // namespace
 
 JobResult run(const JobOptions& options) {
   const auto steps = parse_recipe(options.recipe);
-  check_limits(options, steps);
   torch::manual_seed(0);
   at::set_num_threads(options.threads);
   auto bundle = models::make(options.model);
@@ -270,11 +282,17 @@ JobResult run(const JobOptions& options) {
   const auto samples = load_samples(bundle, options);
   JobResult result;
   result.samples = samples.count;
+  const auto classes = classes_of(bundle, samples);
+  if (!options.test.empty() && !samples.labels.defined())
+    result.notes.emplace_back("--test: masks are no classes; outputs are compared, accuracy is not measured");
+  check_labels(samples.labels, classes, options.test);
+  check_labels(samples.calibration_labels, classes, options.calibration);
+  check_labels(samples.validation_labels, classes, options.calibration);
 
   auto start = std::chrono::steady_clock::now();
   auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2), models::varying_sizes(bundle));
   result.capture_s = seconds_since(start);
-  result.notes = model.notes();
+  result.notes.insert(result.notes.end(), model.notes().begin(), model.notes().end());
 
   const torch::NoGradGuard no_grad;
   const Forward eager = [&](const Tensors& inputs) { return bundle.forward(inputs); };
@@ -283,8 +301,8 @@ JobResult run(const JobOptions& options) {
   result.before.resident_bytes = result.before.weight_bytes;
   result.before.params = nonzero_parameters(model);
   start = std::chrono::steady_clock::now();
-  auto recipe =
-      options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples)) : loaded(options);
+  auto recipe = options.load.empty() ? apply_recipe(steps, model, recipe_options(bundle, options, samples, classes))
+                                     : loaded(options);
   if (options.load.empty()) recipe.name = options.recipe;
   if (!options.load.empty() && options.recipe != JobOptions{}.recipe)
     recipe.notes.push_back("--load: the recipe " + options.recipe + " was not run, the model is the file's");

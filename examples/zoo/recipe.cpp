@@ -89,7 +89,12 @@ const std::map<std::string, Step>& steps() {
   static const std::map<std::string, Step> table{
       {"float", [](Recipe&, const RecipeOptions&) {}},
       {"bf16", [](Recipe& recipe, const RecipeOptions&) { recipe.compile.dtype = torch::kBFloat16; }},
-      {"int8", [](Recipe& recipe, const RecipeOptions& options) { apply_pass(recipe, options, pare::Quantizer{}); }},
+      {"int8",
+       [](Recipe& recipe, const RecipeOptions& options) {
+         pare::Quantizer quantizer;
+         if (options.integers_only) quantizer.float_first_share = 0.0;
+         apply_pass(recipe, options, quantizer);
+       }},
       // The same integers in every runtime.
       {"int8-exact",
        [](Recipe& recipe, const RecipeOptions& options) {

@@ -21,6 +21,7 @@ using Batches = std::vector<std::vector<torch::Tensor>>;
 struct RecipeOptions {
   Batches calibration;
   int threads = 2;
+  bool integers_only = false;       ///< of `int8`: no layer stays float to gain accuracy, as C wants it
   double macs = 0.5;                ///< of `prune`: share of the multiply-accumulates to remove
   std::string criterion = {};       ///< of `prune`: l1, l2, taylor, ...; empty: least squares
   pare::LiveModule commit_to = {};  ///< of `prune`: the module that the result is to be committed to; none: any model

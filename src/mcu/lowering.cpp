@@ -72,7 +72,8 @@ Shape Lowering::shape_of(ValueId value) const {
 const Activation& Lowering::activation(const Node& reader, ValueId value) const {
   const auto found = known_.find(pare::index(value));
   if (found == known_.end() && graph_.value(value).kind == ValueKind::Input)
-    fail("pare.mcu.102", reader.name, "{} reads the model's input as it is, not quantized", reader.op.name());
+    fail("pare.mcu.102", reader.name,
+         "{} reads the model's input as it is, not quantized: Quantizer::float_first_share = 0 does", reader.op.name());
   if (found == known_.end())
     fail("pare.mcu.102", reader.name, "{} reads a value that is not quantized; quantize the whole model",
          reader.op.name());

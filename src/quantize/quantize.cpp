@@ -110,6 +110,8 @@ void validate_quantization(const QuantizationSettings& settings) {
   if (settings.max_features < 1) fail("pare.quantize.103", "", "max_features is {}", settings.max_features);
   if (settings.exact_scales && settings.rounding == Rounding::Learned)
     fail("pare.quantize.103", "", "exact scales with learned rounding, which moves scales; take compensated rounding");
+  if (!(settings.float_first_share >= 0.0 && settings.float_first_share <= 1.0))
+    fail("pare.quantize.103", "", "float_first_share is {}, not in [0, 1]", settings.float_first_share);
   const auto& solver = settings.learned.solver;
   if (settings.learned.samples < 1 || solver.candidates < 1 || solver.turns < 0 || solver.sweeps < 0 ||
       solver.block < 1 || !(solver.smallest > 0.0 && solver.smallest <= 1.0) || !(solver.damping >= 0.0))
@@ -129,9 +131,9 @@ Preserved quantize(Model& model, Context& context, const QuantizationSettings& s
   if (!settings.weight_only) context.run(DecomposeAttention{}, model);
   if (settings.smooth && !settings.weight_only) context.run(SmoothQuant{}, model);
 
-  const auto sites =
-      find_sites(model.graph(), {settings.keep_float, settings.layer_weights, target, settings.activations,
-                                 settings.layer_activations, settings.weight_only});
+  const auto sites = find_sites(
+      model, {settings.keep_float, settings.layer_weights, target, settings.activations, settings.layer_activations,
+              settings.weight_only, settings.exact_scales ? 0.0 : settings.float_first_share});
   const auto calibration = settings.weight_only ? Calibration{} : calibrate(model, context, sites, settings);
   const bool learn = learns_rounding(settings);
   const auto original = learn ? model : Model();

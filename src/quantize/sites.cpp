@@ -6,6 +6,7 @@
 #include <set>
 
 #include "graph/layer_pattern.hpp"
+#include "pare/analysis/cost.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -28,13 +29,13 @@ bool is_elective(OpFamily family) {
 /// Decides region by region, then gathers the values that integer regions read.
 class SiteFinder {
  public:
-  SiteFinder(const Graph& graph, const SiteRequest& request) : graph_(graph), request_(request) {
-    parent_.resize(graph.value_count());
+  SiteFinder(const Model& model, const SiteRequest& request) : model_(model), graph_(model.graph()), request_(request) {
+    parent_.resize(graph_.value_count());
     std::iota(parent_.begin(), parent_.end(), std::size_t{0});
-    needed_.resize(graph.value_count(), false);
-    signed_.resize(graph.value_count(), false);
-    bits_.resize(graph.value_count(), Bits{0});
-    region_of_.resize(graph.value_count(), kNone);
+    needed_.resize(graph_.value_count(), false);
+    signed_.resize(graph_.value_count(), false);
+    bits_.resize(graph_.value_count(), Bits{0});
+    region_of_.resize(graph_.value_count(), kNone);
   }
 
   Sites run() {
@@ -44,6 +45,7 @@ class SiteFinder {
     for (std::size_t i = 0; i < result_.layers.size(); ++i) region_of_[index(result_.layers[i].region.output)] = i;
     check_patterns();
     for (auto& layer : result_.layers) decide(layer);
+    spare_first();
     elect();
     for (auto& layer : result_.layers)
       if (layer.arithmetic == Arithmetic::Integer) {
@@ -133,6 +135,40 @@ class SiteFinder {
       return;
     }
     layer.arithmetic = Arithmetic::Integer;
+  }
+
+  // Layers that read the model's inputs and are a small part of the work: an image rounded to 8 bits is off in every
+  // layer behind, and nothing makes up for it.
+  void spare_first() {
+    std::vector<Layer*> first;
+    for (auto& layer : result_.layers)
+      if (layer.arithmetic == Arithmetic::Integer && reads_inputs(layer.region) && !asked_for(layer.region))
+        first.push_back(&layer);
+    if (first.empty() || request_.float_first_share <= 0.0) return;
+    const Cost cost(model_);
+    std::int64_t macs = 0;
+    for (const auto& counted : cost.layers())
+      if (std::ranges::any_of(first, [&](const Layer* layer) { return layer->region.anchor == counted.node; }))
+        macs += counted.macs;
+    const double share = static_cast<double>(macs) / static_cast<double>(std::max<std::int64_t>(cost.macs(), 1));
+    if (share > request_.float_first_share) return;
+    for (auto* layer : first) {
+      layer->arithmetic = Arithmetic::Float;
+      layer->reason = fmt::format("first, and {:.2g} % of the work: float costs little there", share * 100);
+    }
+  }
+
+  bool reads_inputs(const FusedRegion& region) {
+    const auto* support = request_.target.find(region.family);
+    if (region.weight == kNoValue || !support->float_output) return false;
+    const auto from = sources(region.inputs[0]);
+    return std::ranges::all_of(from, [&](ValueId value) { return graph_.producer(value) == nullptr; });
+  }
+
+  // Bits of its own: a layer that is to be integers.
+  bool asked_for(const FusedRegion& region) const {
+    const auto& layer = graph_.node(region.anchor);
+    return wish_for(layer, request_.layer_weights) || wish_for(layer, request_.layer_activations);
   }
 
   std::int64_t elements(ValueId value) const {
@@ -305,6 +341,7 @@ class SiteFinder {
     }
   }
 
+  const Model& model_;
   const Graph& graph_;
   const SiteRequest& request_;
   Sites result_;
@@ -316,6 +353,6 @@ class SiteFinder {
 
 }  // namespace
 
-Sites find_sites(const Graph& graph, const SiteRequest& request) { return SiteFinder(graph, request).run(); }
+Sites find_sites(const Model& model, const SiteRequest& request) { return SiteFinder(model, request).run(); }
 
 PARE_NAMESPACE_END

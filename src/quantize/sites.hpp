@@ -8,6 +8,7 @@
 
 #include "pare/core/qparams.hpp"
 #include "pare/graph/fusion.hpp"
+#include "pare/graph/model.hpp"
 #include "pare/graph/target.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -47,10 +48,11 @@ struct SiteRequest {
   Bits activations;
   const std::vector<std::pair<std::string, Bits>>& layer_activations;
   bool weight_only = false;
+  double float_first_share = 0.0;  ///< as in `Quantizer`
 };
 
 /// @throws Error `pare.quantize.105` for a pattern in `keep_float`, `layer_weights` or `layer_activations` that fits no
 /// layer
-Sites find_sites(const Graph& graph, const SiteRequest& request);
+Sites find_sites(const Model& model, const SiteRequest& request);
 
 PARE_NAMESPACE_END

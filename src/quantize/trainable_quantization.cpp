@@ -64,10 +64,9 @@ TrainableQuantization::TrainableQuantization(Model model, const QuantizationSett
   auto folded = float_;
   apply_to(folded, FoldBatchNorm{}, calibration);
   folds_ = find_folds(float_, folded);
-  const auto sites =
-      find_sites(folded.graph(),
-                 {settings.keep_float, settings.layer_weights, settings.target ? *settings.target : onednn_target(),
-                  settings.activations, settings.layer_activations, settings.weight_only});
+  const auto sites = find_sites(
+      folded, {settings.keep_float, settings.layer_weights, settings.target ? *settings.target : onednn_target(),
+               settings.activations, settings.layer_activations, settings.weight_only, settings.float_first_share});
   site_of_ = sites.site_of;
   auto placed = apply(Place{without_rounding(settings)}, std::move(folded),
                       {.calibration = calibration, .backup_weights = false});

@@ -19,7 +19,7 @@ inline pare::Model quantized(models::Bundle& bundle, const std::vector<pare::Bat
                              pare::Bits weights = {8}, bool exact_scales = false) {
   bundle.module->eval();
   const auto model = pare::capture_forward(*bundle.module, bundle.forward, bundle.example(2));
-  return pare::apply(pare::Quantizer{.weights = weights, .exact_scales = exact_scales}, model,
+  return pare::apply(pare::Quantizer{.weights = weights, .exact_scales = exact_scales, .float_first_share = 0.0}, model,
                      {.calibration = calibration})
       .model;
 }

@@ -42,6 +42,7 @@ struct QuantizationSettings {
   bool judge_ranges;
   const TargetDescription* target;
   std::int64_t max_features;
+  double float_first_share;
   bool round_biases = true;  ///< for targets of integers; training starts from them as they are
 };
 

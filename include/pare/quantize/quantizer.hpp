@@ -62,6 +62,9 @@ struct Quantizer {
   const TargetDescription* target = nullptr;  ///< what is quantized and how; null: `onednn_target()`
   std::int64_t max_features = 2400;           ///< layers with more inputs per channel are rounded to nearest: time and
                                               ///< memory of compensated rounding grow with its square
+  /// Layers that read the model's inputs stay float where they are at most this share of its multiply-accumulates, and
+  /// have no bits of their own: what rounding a picture costs is off in every layer behind. 0: never.
+  double float_first_share = 0.015;
 
   static constexpr std::string_view kName = "Quantizer";
 
@@ -90,7 +93,8 @@ struct Quantizer {
             smooth,
             judge_ranges,
             target,
-            max_features};
+            max_features,
+            float_first_share};
   }
 };
 
