@@ -4,9 +4,9 @@
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
-#include <fstream>
 
 #include "examples/data/dataset.hpp"
+#include "examples/program.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/core/error.hpp"
@@ -102,11 +102,8 @@ int run(const Options& options) {
   if (result.sensitivity) fmt::print("\nwhat each layer bears\n{}", result.sensitivity->text());
   fmt::print("\n{}\n{}", result.report, result.plan);
   print_candidates(result);
-  if (!options.report.empty()) {
-    std::ofstream file(options.report);
-    file << result.report.json() << '\n';
-    if (!file.flush()) pare::fail("digits.101", options.report, "the report cannot be written");
-  }
+  if (!options.report.empty() && !program::write_text(options.report, result.report.json() + '\n'))
+    pare::fail("digits.101", options.report, "the report cannot be written");
   if (!options.page.empty()) {
     pare::HtmlReportOptions page{
         .title = "Handwritten digits", .watts = 65, .grams_per_kwh = 400, .price_per_kwh = 0.25, .currency = "EUR"};
@@ -126,15 +123,12 @@ int main(int argc, char** argv) {
   app.add_option("--test", options.test_file, "digits to judge by, likewise")->required();
   app.add_option("--epochs", options.epochs, "rounds of training")->check(CLI::Range(1, 1000));
   app.add_option("--smaller", options.smaller, "how many times smaller the weights shall be")
-      ->check(CLI::Range(1., 64.));
+      ->check(program::within(1, 64));
   app.add_option("--checkpoint", options.checkpoint, "folder to go on from when a run was stopped");
-  app.add_option("--html", options.page, "where to write the report as a page");
-  app.add_option("--json", options.report, "where to write the report");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  app.add_option("--html", options.page, "where to write the report as a page")->check(program::writable_file());
+  app.add_option("--json", options.report, "where to write the report")->check(program::writable_file());
+  return program::run("digits", app, 2, [&] {
+    app.parse(argc, argv);
     return run(options);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "digits: {}\n", error.what());
-    return 2;
-  }
+  });
 }

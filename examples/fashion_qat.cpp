@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "examples/data/dataset.hpp"
+#include "examples/program.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/pass/apply.hpp"
 #include "pare/quantize/quantization_aware_training.hpp"
@@ -145,8 +146,8 @@ int main(int argc, char** argv) {
   app.add_option("--epochs", sizes.epochs, "of the float network")->check(CLI::Range(1, 1000));
   app.add_option("--qat-epochs", sizes.qat_epochs, "with few bits")->check(CLI::Range(1, 1000));
   app.add_option("--seeds", sizes.seeds, "runs")->check(CLI::Range(1, 100));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("fashion_qat", app, 2, [&] {
+    app.parse(argc, argv);
     const data::InputFormat format{
         .kind = data::InputFormat::Kind::kImage, .channels = 1, .size = 28, .mean = {0.286F}, .divisor = {0.353F}};
     data::LoadOptions learn_options, test_options;
@@ -162,8 +163,5 @@ int main(int argc, char** argv) {
                  values.size() > 1 ? numbers.std().item<double>() : 0.0);
     }
     return 0;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "fashion_qat: {}\n", error.what());
-    return 2;
-  }
+  });
 }

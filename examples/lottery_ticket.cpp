@@ -81,7 +81,8 @@ int main(int argc, char** argv) {
     fmt::print("the same masks, other start {:5.1f} %\n", train_masked(kOther, masks, training, test));
     return 0;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "lottery_ticket: {}\n", error.what());
+    const std::string text(error.what());
+    fmt::print(stderr, "lottery_ticket: {}\n", text.substr(0, text.find('\n')));
     return 1;
   }
 }

@@ -7,9 +7,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cmath>
-#include <exception>
 
 #include "examples/data/dataset.hpp"
+#include "examples/program.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/distill/attention_transfer.hpp"
 #include "pare/distill/distiller.hpp"
@@ -113,21 +113,20 @@ int main(int argc, char** argv) {
   CLI::App app{"A student with and without its teacher, at equal steps"};
   Options options;
   app.add_option("folder", options.folder, "Fashion-MNIST")->required();
-  app.add_option("--teacher-samples", options.teacher_samples, "Pictures that the teacher is trained on");
-  app.add_option("--samples", options.samples, "Pictures that the students are trained on");
-  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher");
-  app.add_option("--epochs", options.epochs, "Epochs of the students");
-  app.add_option("--width", options.width, "Channels of the students' first layer; the teacher has 48");
-  app.add_option("--attention", options.attention, "Weight of the attention maps");
-  app.add_option("--relations", options.relations, "Weight of the relations");
+  app.add_option("--teacher-samples", options.teacher_samples, "Pictures that the teacher is trained on")
+      ->check(CLI::Range(64, 60000));
+  app.add_option("--samples", options.samples, "Pictures that the students are trained on")
+      ->check(CLI::Range(64, 60000));
+  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher")->check(CLI::Range(1, 10000));
+  app.add_option("--epochs", options.epochs, "Epochs of the students")->check(CLI::Range(1, 10000));
+  app.add_option("--width", options.width, "Channels of the students' first layer; the teacher has 48")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--attention", options.attention, "Weight of the attention maps")->check(program::within(0, 1e6));
+  app.add_option("--relations", options.relations, "Weight of the relations")->check(program::within(0, 1e6));
   app.add_option("--seeds", options.seeds, "Students of each kind")->check(CLI::Range(1, 100));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("teacher_student", app, 1, [&] {
+    app.parse(argc, argv);
     compare(options);
     return 0;
-  } catch (const std::exception& error) {
-    const std::string text(error.what());
-    fmt::print(stderr, "teacher_student: {}\n", text.substr(0, text.find('\n')));
-    return 1;
-  }
+  });
 }

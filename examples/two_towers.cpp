@@ -7,12 +7,12 @@
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
-#include <exception>
 #include <map>
 #include <sstream>
 
 #include "examples/data/dataset.hpp"
 #include "examples/models/two_tower.hpp"
+#include "examples/program.hpp"
 #include "pare/analysis/weight_storage.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/distill/distiller.hpp"
@@ -197,18 +197,16 @@ int main(int argc, char** argv) {
   CLI::App app{"Image and text towers, distilled and quantized"};
   Options options;
   app.add_option("folder", options.folder, "Fashion-MNIST")->required();
-  app.add_option("--teacher-samples", options.teacher_samples, "Pictures that the large towers are trained on");
-  app.add_option("--samples", options.samples, "Pictures that the small towers are trained on");
-  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the large towers");
-  app.add_option("--epochs", options.epochs, "Epochs of the small towers");
+  app.add_option("--teacher-samples", options.teacher_samples, "Pictures that the large towers are trained on")
+      ->check(CLI::Range(64, 60000));
+  app.add_option("--samples", options.samples, "Pictures that the small towers are trained on")
+      ->check(CLI::Range(64, 60000));
+  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the large towers")->check(CLI::Range(1, 10000));
+  app.add_option("--epochs", options.epochs, "Epochs of the small towers")->check(CLI::Range(1, 10000));
   app.add_option("--seeds", options.seeds, "Small towers of each kind")->check(CLI::Range(1, 100));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("two_towers", app, 1, [&] {
+    app.parse(argc, argv);
     compare(options);
     return 0;
-  } catch (const std::exception& error) {
-    const std::string text(error.what());
-    fmt::print(stderr, "two_towers: {}\n", text.substr(0, text.find('\n')));
-    return 1;
-  }
+  });
 }

@@ -73,8 +73,8 @@ std::pair<int64_t, int64_t> selection(int64_t count, const LoadOptions& options,
   const int64_t first = std::max<int64_t>(options.offset, 0);
   const int64_t wanted = std::max<int64_t>(options.limit, 0);
   if (first >= count || wanted == 0) {
-    pare::fail("pare.data.106", path, "no sample is left: {} in the file, {} wanted after the first {}", count, wanted,
-               first);
+    pare::fail("pare.data.106", path, "no sample is left: {} in the file, {} wanted after the first {}", count,
+               wanted < std::numeric_limits<int64_t>::max() ? std::to_string(wanted) : "all", first);
   }
   return {first, first + std::min(wanted, count - first)};
 }

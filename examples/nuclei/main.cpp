@@ -16,6 +16,7 @@
 
 #include "examples/models/unet.hpp"
 #include "examples/nuclei/segmentation.hpp"
+#include "examples/program.hpp"
 #include "pare/analysis/latency.hpp"
 #include "pare/capture/commit.hpp"
 #include "pare/checkpoint/safetensors.hpp"
@@ -76,7 +77,6 @@ void draw(const Options& options, const nuclei::Samples& test, const std::vector
           const pare::Model& sparse) {
   if (options.pictures.empty()) return;
   const torch::NoGradGuard no_grad;
-  std::filesystem::create_directories(options.pictures);
   for (const std::int64_t i : {0, 7, 23}) {
     if (i >= test.images.size(0)) continue;
     const auto image = test.images[i][0];
@@ -113,6 +113,7 @@ void thin(const Options& options, const pare::Model& dense, const nuclei::Sample
 }
 
 void run(const Options& options) {
+  if (!options.pictures.empty()) std::filesystem::create_directories(options.pictures);  // or say so before hours
   torch::manual_seed(0);
   at::set_num_threads(options.threads);
   const auto training = nuclei::load(options.data, "train"), test = nuclei::load(options.data, "test", options.tests);
@@ -166,19 +167,17 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app{"Trains, prunes and trains on a U-Net that finds cell nuclei."};
   app.add_option("data", options.data, "Folder of dsb2018_nuclei")->required();
-  app.add_option("--weights", options.weights, "safetensors: read if there, else written after training");
+  app.add_option("--weights", options.weights, "safetensors: read if there, else written after training")
+      ->check(CLI::ExistingFile | program::writable_file());
   app.add_option("--pictures", options.pictures, "Folder for predictions and masks as PNG");
   app.add_option("--width", options.width, "Channels of the first level")->check(CLI::Range(1, 256));
-  app.add_option("--tests", options.tests, "Test pictures to judge by")->check(CLI::PositiveNumber);
+  app.add_option("--tests", options.tests, "Test pictures to judge by")->check(CLI::Range(1, 1000));
   app.add_option("--epochs", options.epochs, "Epochs of the first training")->check(CLI::Range(1, 10000));
   app.add_option("--tuning", options.tuning, "Epochs after each step")->check(CLI::Range(1, 10000));
   app.add_option("--threads", options.threads, "Threads")->check(CLI::Range(1, 1024));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("nuclei", app, 1, [&] {
+    app.parse(argc, argv);
     run(options);
     return 0;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "nuclei: {}\n", error.what());
-    return 1;
-  }
+  });
 }

@@ -7,10 +7,13 @@
 #include <torch/torch.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
+#include <stdexcept>
 
 #include "examples/models/unet.hpp"
 #include "examples/nuclei/segmentation.hpp"
+#include "examples/program.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/distill/distillation.hpp"
 
@@ -99,7 +102,9 @@ void run(const Options& options) {
       auto student = make(options.width, seed);
       pare::Distillation distillation(student, teacher, {drawn.images.narrow(0, 0, 2)}, SoftMask{});
       nuclei::Training training{.crop = options.crop};
-      const auto epoch_of = [&](const nuclei::Samples& set) { return set.images.size(0) / training.batch; };
+      const auto epoch_of = [&](const nuclei::Samples& set) {
+        return std::max<std::int64_t>(set.images.size(0) / training.batch, 1);
+      };
       training.epochs = static_cast<int>(options.epochs * epoch_of(pictures) / epoch_of(samples));
       if (taught)
         training.also = [&](const torch::Tensor& images, const torch::Tensor& logits) {
@@ -119,23 +124,27 @@ int main(int argc, char** argv) {
   CLI::App app{"A narrow U-Net with and without a wide one as its teacher, at equal steps"};
   Options options;
   app.add_option("data", options.data, "dsb2018_nuclei")->required();
-  app.add_option("--weights", options.weights, "safetensors of the teacher: read if there, else written");
-  app.add_option("--teacher-width", options.teacher_width, "Channels of the teacher's first level");
-  app.add_option("--width", options.width, "Channels of the students' first level");
-  app.add_option("--samples", options.samples, "Pictures that a taught student sees; the teacher has all, with masks");
+  app.add_option("--weights", options.weights, "safetensors of the teacher: read if there, else written")
+      ->check(CLI::ExistingFile | program::writable_file());
+  app.add_option("--teacher-width", options.teacher_width, "Channels of the teacher's first level")
+      ->check(CLI::Range(1, 256));
+  app.add_option("--width", options.width, "Channels of the students' first level")->check(CLI::Range(1, 256));
+  app.add_option("--samples", options.samples, "Pictures that a taught student sees; the teacher has all, with masks")
+      ->check(CLI::Range(8, 1000));
   app.add_option("--labelled", options.labelled, "Those of them that come with a mask")->check(CLI::Range(8, 1000));
-  app.add_option("--tests", options.tests, "Test pictures");
-  app.add_option("--crop", options.crop, "Side of the pieces that the students are trained on");
-  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher, on pieces of 128 pixels");
-  app.add_option("--epochs", options.epochs, "Epochs of the taught students; the others take as many steps");
+  app.add_option("--tests", options.tests, "Test pictures")->check(CLI::Range(1, 1000));
+  app.add_option("--crop", options.crop, "Side of the pieces that the students are trained on")
+      ->check(CLI::Range(8, 256));
+  app.add_option("--teacher-epochs", options.teacher_epochs, "Epochs of the teacher, on pieces of 128 pixels")
+      ->check(CLI::Range(1, 10000));
+  app.add_option("--epochs", options.epochs, "Epochs of the taught students; the others take as many steps")
+      ->check(CLI::Range(1, 10000));
   app.add_option("--seeds", options.seeds, "Students of each kind")->check(CLI::Range(1, 100));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("nuclei_student", app, 1, [&] {
+    app.parse(argc, argv);
+    if (options.crop % 8 != 0)
+      throw std::runtime_error("--crop: the nets halve pictures three times, which takes a multiple of 8");
     run(options);
     return 0;
-  } catch (const std::exception& error) {
-    const std::string text(error.what());
-    fmt::print(stderr, "nuclei_student: {}\n", text.substr(0, text.find('\n')));
-    return 1;
-  }
+  });
 }

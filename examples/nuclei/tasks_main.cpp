@@ -14,6 +14,7 @@
 
 #include "examples/nuclei/task_net.hpp"
 #include "examples/nuclei/tasks.hpp"
+#include "examples/program.hpp"
 #include "pare/capture/capture.hpp"
 #include "pare/checkpoint/safetensors.hpp"
 #include "pare/pipeline/auto.hpp"
@@ -133,25 +134,24 @@ int main(int argc, char** argv) {
   CLI::App app{"Three tasks in one network, made smaller under a budget for each"};
   Options options;
   app.add_option("data", options.data, "Folder of dsb2018_nuclei")->required();
-  app.add_option("--weights", options.weights, "safetensors: read if there, else written after training");
-  app.add_option("--html", options.html, "Where to write the report");
+  app.add_option("--weights", options.weights, "safetensors: read if there, else written after training")
+      ->check(CLI::ExistingFile | program::writable_file());
+  app.add_option("--html", options.html, "Where to write the report")->check(program::writable_file());
   app.add_option("--checkpoint", options.checkpoint, "Folder to go on from");
   app.add_option("--width", options.width, "Channels of the first level")->check(CLI::Range(4, 256));
   app.add_option("--judged", options.judged, "Training pictures set aside to judge by")->check(CLI::Range(8, 150));
   app.add_option("--epochs", options.epochs, "Epochs of the first training")->check(CLI::Range(1, 10000));
   app.add_option("--taught", options.taught, "Epochs of what is pruned")->check(CLI::Range(1, 10000));
   app.add_option("--smaller", options.smaller, "How many times smaller its weights shall be")
-      ->check(CLI::Range(1., 64.));
-  app.add_option("--detection", options.detection, "Points of F1 that detection may lose");
-  app.add_option("--segmentation", options.segmentation, "Points of Dice that segmentation may lose");
-  app.add_option("--distance", options.distance, "Points that the distance may lose");
+      ->check(program::within(1, 64));
+  app.add_option("--detection", options.detection, "Points of F1 that detection may lose")
+      ->check(program::within(0, 100));
+  app.add_option("--segmentation", options.segmentation, "Points of Dice that segmentation may lose")
+      ->check(program::within(0, 100));
+  app.add_option("--distance", options.distance, "Points that the distance may lose")->check(program::within(0, 100));
   app.add_option("--threads", options.threads, "Threads")->check(CLI::Range(1, 1024));
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return program::run("nuclei_tasks", app, 2, [&] {
+    app.parse(argc, argv);
     return run(options);
-  } catch (const std::exception& error) {
-    const std::string text(error.what());
-    fmt::print(stderr, "nuclei_tasks: {}\n", text.substr(0, text.find('\n')));
-    return 2;
-  }
+  });
 }

@@ -2,17 +2,16 @@
 //
 //   build/examples/zoo --model resnet20 --weights FILE --test FILE --calibration FILE --recipe int8 --json out.json
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
-#include <exception>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
+#include "examples/program.hpp"
+#include "examples/zoo/arguments.hpp"
 #include "examples/zoo/groups.hpp"
 #include "examples/zoo/job.hpp"
-#include "examples/zoo/recipe.hpp"
 
 namespace {
 
@@ -125,95 +124,21 @@ void print(const zoo::JobOptions& options, const zoo::JobResult& result) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  zoo::JobOptions options;
-  std::string json_path;
   CLI::App app{"Optimizes one of the example models and measures what was won and lost."};
-  bool groups = false;
-  app.add_option("--model", options.model, "Model name");
-  app.add_flag("--groups", groups, "Print the channel groups of the model, or a table of all models, and nothing else");
-  app.add_option("--weights", options.weights, "safetensors file; random weights without it");
-  app.add_option("--test", options.test, "Data to measure on (CIFAR .bin or .pack, image folder, .tsv)");
-  app.add_option("--calibration", options.calibration, "Data to calibrate on, in the same formats");
-  app.add_option("--calibration-count", options.calibration_count, "Calibration samples")->check(CLI::PositiveNumber);
-  app.add_option("--recipe", options.recipe,
-                 fmt::format("Steps chained with +: {}", fmt::join(zoo::recipe_steps(), ", ")));
-  app.add_option("--macs", options.macs, "Share of the multiply-accumulates that the recipe prune removes");
-  app.add_option("--criterion", options.criterion,
-                 fmt::format("How the recipe prune scores channels: {}", fmt::join(zoo::pruning_criteria(), ", ")));
-  app.add_flag("--commit", options.commit,
-               "The recipe prune leaves alone what the module's own forward has written in, and commits the result to "
-               "the live module; with --groups: what that is");
-  app.add_option("--round-to", options.round_to, "The recipe prune leaves a multiple of so many units of a group")
-      ->check(CLI::Range(1, 256));
-  app.add_flag("--gain", options.gain,
-               "Also compile the original, and say layer by layer what was won and which layers ate the rest");
-  app.add_option("--sparsity", options.sparsity, "Share of weights that the recipe sparse sets to zero")
-      ->check(CLI::Range(0.0, 0.999));
-  app.add_option("--average-bits", options.average_bits, "Bits of a weight in the mean that the recipe mixed keeps")
-      ->check(CLI::Range(2.0, 8.0));
-  app.add_flag("--exact", options.exact, "Exact sensitivities for the recipe mixed, instead of Fisher information");
-  app.add_flag("--learned", options.learned, "Learned rounding of what the recipe mixed has planned");
-  app.add_flag("--uniform", options.uniform, "The best uniform plan within the limits of the recipe joint instead");
-  app.add_option("--max-drop", options.max_drop, "Points of top-1 that the recipe auto may lose")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--max-bytes", options.max_bytes, "Bytes of compiled weights that the recipe auto may leave")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--max-stored", options.max_stored,
-                 "Likewise, of weights stored each at its own width; also of the recipe joint")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--max-latency-ms", options.max_latency_ms,
-                 "Milliseconds of a call that the recipes auto and joint may leave")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--student", options.student,
-                 "Student of the recipe distill: LAYERS to keep of the longest stack, or RATIO of the "
-                 "multiply-accumulates to prune away");
-  app.add_option("--bits", options.bits, "W,A: bits of weights and activations that the recipe qat trains with");
-  app.add_option("--finetune", options.finetune,
-                 "Labelled data to train on after pruning, with the original as teacher");
-  app.add_option("--epochs", options.epochs, "Epochs of --finetune")->check(CLI::Range(1, 10000));
-  app.add_option("--batch", options.batch, "Batch size of the latency measurement")->check(CLI::Range(1, 4096));
-  app.add_option("--threads", options.threads, "Threads of both halves")->check(CLI::Range(1, 1024));
-  app.add_option("--seconds", options.seconds, "How long latency is measured")->check(CLI::Range(0.1, 600.0));
-  app.add_flag("--tuned-baseline", options.tuned_baseline,
-               "Also time eager LibTorch at its best: channels-last, and a malloc that keeps its pages");
-  app.add_flag("--alone", options.alone, "Also time the optimized model by itself, its caches left to it");
-  app.add_option("--export", options.exports.onnx, "Where to write the optimized model as ONNX");
-  app.add_option("--samples", options.exports.samples,
-                 "Where to write inputs and outputs as safetensors, for checking an export elsewhere");
-  app.add_option("--save", options.exports.save, "Where to write the optimized model as a checkpoint");
-  app.add_option("--load", options.load, "A checkpoint to take instead of running the recipe")
-      ->check(CLI::ExistingFile);
-  app.add_flag("--map", options.map, "Map the file of --load: packed weights stay integers")->needs("--load");
-  app.add_option("--emit-c", options.exports.c_folder, "Folder to write the optimized model to as C99");
-  app.add_option("--json", json_path, "Where to write the result as JSON");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "zoo: {}\n", error.what());
-    return 2;
-  }
-  try {
-    if (groups) {
+  return program::run("zoo", app, 1, [&] {
+    const auto arguments = zoo::parse(app, argc, argv);
+    const auto& options = arguments.job;
+    if (arguments.groups) {
       fmt::print("{}", !options.model.empty() ? zoo::describe_groups(options.model, options.commit)
                        : options.commit       ? zoo::commit_table()
                                               : zoo::groups_table());
       return 0;
     }
-    if (options.model.empty()) throw std::runtime_error("--model is required");
     const auto result = zoo::run(options);
     print(options, result);
     for (const auto& line : result.written) fmt::print("{}\n", line);
-    if (!json_path.empty()) {
-      std::ofstream file(json_path);
-      file << json(options, result).dump(2) << '\n';
-      if (!file.flush()) throw std::runtime_error("cannot write " + json_path);
-    }
+    if (!arguments.json.empty() && !program::write_text(arguments.json, json(options, result).dump(2) + '\n'))
+      throw std::runtime_error("cannot write " + arguments.json);
     return 0;
-  } catch (const std::exception& error) {
-    const std::string text(error.what());
-    fmt::print(stderr, "zoo: {}\n", text.substr(0, text.find('\n')));
-    return 1;
-  }
+  });
 }

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <numbers>
@@ -22,7 +23,7 @@ struct BitWidths {
 BitWidths parse_bits(const std::string& text) {
   BitWidths bits;
   char rest = 0;
-  if (std::sscanf(text.c_str(), "%d,%d%c", &bits.weights, &bits.activations, &rest) != 2)
+  if (std::sscanf(text.c_str(), "%3d,%3d%c", &bits.weights, &bits.activations, &rest) != 2)
     pare::fail("zoo.108", "", "--bits '{}': bits of weights and of activations, 4,8 for instance", text);
   return bits;
 }
@@ -58,7 +59,8 @@ void train(pare::QuantizationAwareTraining& student, const pare::Model& teacher,
     static_cast<torch::optim::SGDOptions&>(group.options()).momentum(how.momentum).nesterov(true);
   torch::optim::SGD optimizer(groups, torch::optim::SGDOptions(how.rate));
   const pare::SparseTraining sparse{student.named_parameters(), pare::Masks::of(teacher), optimizer};
-  const auto per_epoch = set.size() / how.batch;
+  const auto batch = std::min(how.batch, set.size());
+  const auto per_epoch = set.size() / batch;
   const auto total = static_cast<double>(std::max<std::int64_t>(per_epoch * shared.epochs, 1));
   for (int epoch = 0; epoch < shared.epochs; ++epoch) {
     student.train();
@@ -69,7 +71,7 @@ void train(pare::QuantizationAwareTraining& student, const pare::Model& teacher,
       for (auto& group : optimizer.param_groups())
         static_cast<torch::optim::SGDOptions&>(group.options())
             .lr(how.rate * std::min(1.0, 10 * time + 0.02) * 0.5 * (1 + std::cos(std::numbers::pi * time)));
-      const auto index = order.narrow(0, step * how.batch, how.batch);
+      const auto index = order.narrow(0, step * batch, batch);
       std::vector<torch::Tensor> inputs;
       for (const auto& input : set.inputs) inputs.push_back(input.index_select(0, index));
       if (inputs[0].dim() == 4) inputs[0] = augmented(inputs[0]);
