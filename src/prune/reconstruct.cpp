@@ -217,7 +217,11 @@ class Walk {
     rewriter_.set_weight(weight_path, from_rows(*form, solution.weight, pruned_.weight(weight_path).sizes())
                                           .to(pruned_.weight(weight_path).scalar_type()));
     refitted_.insert(weight_path);
-    for (const auto id : region.weight_nodes) call_pruned(original_.graph().node(id));
+    for (const auto id : region.weight_nodes) {
+      const auto& between = original_.graph().node(id);
+      differs_[index(between.output())] = true;
+      call_pruned(between);
+    }
     if (region.bias != kNoValue && original_.graph().value(region.bias).kind == ValueKind::Weight &&
         original_.graph().uses(region.bias).size() == 1) {
       const auto& bias_path = path(region.bias);

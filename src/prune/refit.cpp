@@ -30,7 +30,9 @@ Refit::Solution Refit::solve(double ridge) const {
   auto covariance = products_ / n - at::outer(mean, mean);
   const auto cross = cross_ / n - at::outer(mean, missing);
   const auto level = std::max(covariance.diagonal().mean().item<double>(), 1e-30);
-  covariance.diagonal().add_((ridge + 1e-9) * level);
+  // So few samples hold noise to fit as well: the pull is as strong as what they would be fitted by chance.
+  const auto pull = std::max(ridge, static_cast<double>(features_.size(0)) / n);
+  covariance.diagonal().add_((pull + 1e-9) * level);
   const auto [factor, info] = at::linalg_cholesky_ex(covariance);
   Solution solution{weight_, missing};
   if (info.item<int>() != 0) return solution;

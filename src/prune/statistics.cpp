@@ -71,6 +71,7 @@ void observe_sensitivity(const at::Tensor& projection, const std::map<std::size_
                          const Taps& taps, std::vector<Reader>& readers) {
   std::vector<at::Tensor> values;
   for (const auto& [id, tensor] : results) values.push_back(tensor);
+  if (values.empty()) return;  // no layer that can be refitted
   const auto gradients = torch::autograd::grad({projection}, values, {}, false, false, /*allow_unused=*/true);
   std::size_t i = 0;
   for (const auto& [id, tensor] : results) {

@@ -5,6 +5,7 @@
 #include "pare/pass/apply.hpp"
 #include "pare/prune/l2.hpp"
 #include "pare/prune/pruner.hpp"
+#include "pare/quantize/quantizer.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace pare::literals;
@@ -151,4 +152,26 @@ TEST_CASE("zeros that leave along another axis than the batch norm's change no s
           .model;
   CHECK(pruned.weight("first.weight").size(0) == 4);
   CHECK(error_of(model, pruned, x) < 1e-10);
+}
+
+TEST_CASE("a model that is quantized already is pruned and refitted", "[pruner]") {
+  torch::manual_seed(3);
+  nn::Sequential net(nn::Linear(8, 32), nn::ReLU(), nn::Linear(32, 32), nn::ReLU(), nn::Linear(32, 4));
+  const auto x = torch::randn({256, 8});
+  const pare::ContextOptions context{.calibration = x};
+  const auto int8 = pare::apply(pare::Quantizer{}, pare::capture(net, x), context).model;
+  const auto refitted = pare::apply(pare::Pruner<pare::L2>{.ratio = 25_pct}, int8, context).model;
+  const auto cut = pare::apply(pare::Pruner<pare::L2>{.ratio = 25_pct, .reconstruct = false}, int8, context).model;
+  CHECK(refitted.weight("2.weight").sizes() == torch::IntArrayRef({24, 24}));
+  CHECK(error_of(int8, refitted, x) < 0.8 * error_of(int8, cut, x));
+}
+
+TEST_CASE("channels go where no layer can be refitted", "[pruner]") {
+  torch::manual_seed(4);
+  nn::Sequential net(nn::Conv2d(nn::Conv2dOptions(4, 8, 3).groups(2)), nn::ReLU(),
+                     nn::ConvTranspose2d(nn::ConvTranspose2dOptions(8, 3, 2)));
+  const auto x = torch::randn({4, 4, 6, 6});
+  const auto thin = pare::apply(pare::Pruner{.ratio = 50_pct}, pare::capture(net, x), {.calibration = x}).model;
+  CHECK(thin.weight("0.weight").size(0) == 4);
+  CHECK(thin(x).sizes() == torch::IntArrayRef({4, 3, 5, 5}));
 }
