@@ -73,6 +73,7 @@ void Frontier::advance(const Model& model, NodeId until) {
 }
 
 void Frontier::repeat(const Model& model, const std::vector<NodeId>& nodes) {
+  if (runs_.empty()) return;
   const at::NoGradGuard no_grad;
   const auto& graph = model_.graph();
   for (const auto id : nodes) {

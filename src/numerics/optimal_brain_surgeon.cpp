@@ -4,6 +4,10 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "compensated_sweep.hpp"
 #include "pare/core/error.hpp"
@@ -15,27 +19,34 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Vector = Eigen::VectorXd;
 
-// The weights of one row that stay, solved and judged.
-class RowSolver {
- public:
-  // H_SS = L L^T: the diagonal of its inverse is the squared norms of the columns of L^-1.
-  RowSolver(const Eigen::Map<const Matrix>& hessian, std::vector<Eigen::Index> kept) : kept_(std::move(kept)) {
-    const auto size = static_cast<Eigen::Index>(kept_.size());
-    Matrix part(size, size);
-    for (Eigen::Index i = 0; i < size; ++i)
-      for (Eigen::Index j = 0; j < size; ++j)
-        part(i, j) = hessian(kept_[static_cast<std::size_t>(i)], kept_[static_cast<std::size_t>(j)]);
-    factor_.compute(part);
-    // Undamped, a hessian of few samples is singular: as much is added as it takes.
-    const double mean = size > 0 ? part.diagonal().mean() : 0;
-    for (double damping = 1e-10; factor_.info() != Eigen::Success && damping < 1; damping *= 10) {
-      part.diagonal().array() += damping * mean;
-      factor_.compute(part);
-    }
-    Matrix inverse = Matrix::Identity(size, size);
-    factor_.matrixL().solveInPlace(inverse);
-    inverse_diagonal_ = inverse.colwise().squaredNorm();
+// H = L L^T. Undamped, a hessian of few samples is singular: as much is added to its diagonal as it takes.
+Eigen::LLT<Matrix> factor_of(Matrix hessian) {
+  Eigen::LLT<Matrix> factor(hessian);
+  const double mean = hessian.rows() > 0 ? hessian.diagonal().mean() : 0;
+  for (double damping = 1e-10; factor.info() != Eigen::Success && damping < 1; damping *= 10) {
+    hessian.diagonal().array() += damping * mean;
+    factor.compute(hessian);
   }
+  return factor;
+}
+
+// The weights of one row that stay, solved and judged from H_SS.
+class KeptPart {
+ public:
+  KeptPart(const Eigen::Map<const Matrix>& hessian, const std::vector<Eigen::Index>& kept)
+      : kept_(kept), factor_(factor_of(hessian(kept, kept))), inverse_diagonal_(kept.size()) {
+    // The diagonal of the inverse is the squared norms of the columns of L^-1, which are zero above the diagonal.
+    constexpr Eigen::Index kBlock = 64;
+    const auto size = static_cast<Eigen::Index>(kept.size());
+    for (Eigen::Index first = 0; first < size; first += kBlock) {
+      const auto rest = size - first, width = std::min(kBlock, rest);
+      Matrix columns = Matrix::Identity(rest, width);
+      factor_.matrixLLT().bottomRightCorner(rest, rest).triangularView<Eigen::Lower>().solveInPlace(columns);
+      inverse_diagonal_.segment(first, width) = columns.colwise().squaredNorm();
+    }
+  }
+
+  static double work(double kept) { return kept * kept * kept / 3; }
 
   void solve(const double* target, float* weight, float* inverse_diagonal) const {
     Vector right(static_cast<Eigen::Index>(kept_.size()));
@@ -53,14 +64,59 @@ class RowSolver {
   Vector inverse_diagonal_;
 };
 
-std::vector<Eigen::Index> kept_in(const bool* mask, std::int64_t features) {
-  std::vector<Eigen::Index> kept;
+// The same from G = H^-1, for rows that lose few weights P: v = u - G_:P G_PP^-1 u_P where u = G t is what all weights
+// would be, and [H_SS^-1] = G_SS - G_SP G_PP^-1 G_PS.
+class WholeInverse {
+ public:
+  explicit WholeInverse(const Eigen::Map<const Matrix>& hessian)
+      : inverse_(factor_of(hessian).solve(Matrix::Identity(hessian.rows(), hessian.cols()))) {}
+
+  static double work(double removed, double features) { return removed * removed * (removed / 6 + features / 2 + 1); }
+
+  void solve(const std::vector<Eigen::Index>& kept, const std::vector<Eigen::Index>& removed, const double* target,
+             float* weight, float* inverse_diagonal) const {
+    Vector solution = inverse_ * Eigen::Map<const Vector>(target, inverse_.cols());
+    Vector diagonal = inverse_.diagonal();
+    if (!removed.empty()) {
+      const auto factor = factor_of(inverse_(removed, removed));
+      Matrix part = inverse_(removed, Eigen::all);
+      factor.matrixL().solveInPlace(part);
+      Vector own = solution(removed);
+      factor.matrixL().solveInPlace(own);
+      solution.noalias() -= part.transpose() * own;
+      diagonal -= part.colwise().squaredNorm().transpose();
+    }
+    for (const auto i : kept) {
+      weight[i] = static_cast<float>(solution[i]);
+      // What is left of a hessian that is all but singular may have cancelled to nothing.
+      inverse_diagonal[i] = static_cast<float>(std::max(diagonal[i], 1e-12 * inverse_(i, i)));
+    }
+  }
+
+ private:
+  Matrix inverse_;
+};
+
+std::vector<Eigen::Index> where(const bool* mask, std::int64_t features, bool value) {
+  std::vector<Eigen::Index> found;
   for (std::int64_t i = 0; i < features; ++i)
-    if (mask[i]) kept.push_back(i);
-  return kept;
+    if (mask[i] == value) found.push_back(i);
+  return found;
 }
 
-double work_of(const at::Tensor& mask) { return mask.sum(1).to(at::kDouble).pow(3).sum().item<double>(); }
+// Whether the whole inverse is less work for a row.
+bool loses_few(double kept, double features) {
+  return WholeInverse::work(features - kept, features) < KeptPart::work(kept);
+}
+
+double work_of(const at::Tensor& mask) {
+  const auto features = static_cast<double>(mask.size(1));
+  const auto counts = mask.sum(1).to(at::kDouble);
+  double work = 0;
+  for (const auto kept : std::span(counts.const_data_ptr<double>(), static_cast<std::size_t>(counts.numel())))
+    work += std::min(WholeInverse::work(features - kept, features), KeptPart::work(kept));
+  return work;
+}
 
 // One factor for all rows, and a sweep that zeroes what the mask takes.
 OptimalBrainSurgeon::Result sweep(const OptimalBrainSurgeon& solver, const at::Tensor& weight, const at::Tensor& mask,
@@ -101,8 +157,7 @@ OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& we
   if (!fits) fail("pare.numerics.123", "", "weight [{}, {}] does not fit its mask or its moments", rows, features);
   const auto dense = weight.detach().to(at::kCPU, at::kFloat).contiguous();
   const auto keep = mask.to(at::kCPU, at::kBool).contiguous();
-  const bool all = keep.all().item<bool>();
-  if (!all && work_of(keep) > work_limit) return on(weight.device(), sweep(*this, dense, keep, hessian));
+  if (work_of(keep) > work_limit) return on(weight.device(), sweep(*this, dense, keep, hessian));
 
   auto damped = hessian.to(at::kCPU, at::kDouble).contiguous().clone();
   const double mean = std::max(damped.diagonal().mean().item<double>(), 1e-30);
@@ -119,18 +174,19 @@ OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& we
   const auto* masks = keep.data_ptr<bool>();
   auto* weights = result.weight.data_ptr<float>();
   auto* diagonals = result.inverse_diagonal.data_ptr<float>();
-  std::unique_ptr<const RowSolver> shared;
-  if (all) shared = std::make_unique<const RowSolver>(h, kept_in(masks, features));
+  const auto fullest = static_cast<double>(keep.sum(1).max().item<std::int64_t>());
+  std::optional<WholeInverse> whole;
+  if (loses_few(fullest, static_cast<double>(features))) whole.emplace(h);
   at::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto row = begin; row < end; ++row) {
       const auto offset = row * features;
-      if (shared) {
-        shared->solve(targets + offset, weights + offset, diagonals + offset);
-        continue;
-      }
-      auto kept = kept_in(masks + offset, features);
+      const auto kept = where(masks + offset, features, true);
       if (kept.empty()) continue;
-      RowSolver(h, std::move(kept)).solve(targets + offset, weights + offset, diagonals + offset);
+      if (loses_few(static_cast<double>(kept.size()), static_cast<double>(features)))
+        whole->solve(kept, where(masks + offset, features, false), targets + offset, weights + offset,
+                     diagonals + offset);
+      else
+        KeptPart(h, kept).solve(targets + offset, weights + offset, diagonals + offset);
     }
   });
   return on(weight.device(), std::move(result));

@@ -1,6 +1,7 @@
 #include "pare/plan/plan.hpp"
 
 #include <algorithm>
+#include <iomanip>
 #include <map>
 #include <ostream>
 #include <sstream>
@@ -19,6 +20,29 @@ T number(const std::string& text, std::size_t line, std::string_view what) {
   T value{};
   if (!(stream >> value) || !stream.eof()) fail("pare.plan.101", "", "line {}: '{}' is no {}", line, text, what);
   return value;
+}
+
+// Names with spaces or comment signs stand in quotes.
+std::string name_cell(const std::string& name) {
+  if (!name.empty() && name.find_first_of(" \t#\"") == std::string::npos) return name;
+  std::ostringstream cell;
+  cell << std::quoted(name);
+  return cell.str();
+}
+
+// A line up to its comment, without the space at its end.
+std::string without_comment(std::string line) {
+  bool quoted = false;
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    if (quoted && line[i] == '\\') {
+      ++i;
+    } else if (line[i] == '"') {
+      quoted = !quoted;
+    } else if (line[i] == '#' && !quoted) {
+      line.erase(i);
+    }
+  }
+  return line.erase(line.find_last_not_of(" \t\r") + 1);
 }
 
 // Which columns a table has: one of layers, or one of groups.
@@ -55,7 +79,7 @@ Plan::Group read_group(const std::string& line, const std::vector<std::string>& 
       std::getline(stream >> std::ws, group.reason);
       continue;
     }
-    if (!(stream >> cell)) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
+    if (!(stream >> std::quoted(cell))) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
     if (column == "group") group.name = cell;
     if (column == "ratio") group.ratio = {number<double>(cell, at, "ratio")};
     if (column == "units") group.units = number<std::int64_t>(cell, at, "number of units");
@@ -75,7 +99,7 @@ Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& 
       std::getline(stream >> std::ws, layer.reason);
       continue;
     }
-    if (!(stream >> cell)) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
+    if (!(stream >> std::quoted(cell))) fail("pare.plan.101", "", "line {}: the column '{}' is missing", at, column);
     if (column == "layer") layer.name = cell;
     if (column == "bits") layer.weights = {number<int>(cell, at, "number of bits")};
     if (column == "weights") layer.entries = number<std::int64_t>(cell, at, "number of weights");
@@ -92,7 +116,7 @@ Plan::Layer read_layer(const std::string& line, const std::vector<std::string>& 
 std::string groups_text(const std::vector<Plan::Group>& groups) {
   if (groups.empty()) return {};
   std::size_t width = 5;
-  for (const auto& group : groups) width = std::max(width, group.name.size());
+  for (const auto& group : groups) width = std::max(width, name_cell(group.name).size());
   const auto row = [&](const auto& name, const auto& ratio, const auto& units, const auto& damage,
                        const std::string& reason) {
     auto line = fmt::format("{:<{}}  {:<5}  {:<6}  {:<11}  {}", name, width, ratio, units, damage, reason);
@@ -101,7 +125,8 @@ std::string groups_text(const std::vector<Plan::Group>& groups) {
   std::string text = "\n";
   text += row("group", "ratio", "units", "damage", "reason");
   for (const auto& group : groups)
-    text += row(group.name, group.ratio.fraction, group.units, fmt::format("{}", group.damage), group.reason);
+    text +=
+        row(name_cell(group.name), group.ratio.fraction, group.units, fmt::format("{}", group.damage), group.reason);
   return text;
 }
 
@@ -116,9 +141,8 @@ Plan Plan::parse(std::string_view text) {
   bool groups = false;
   for (std::string line; std::getline(stream, line);) {
     ++at;
-    line.erase(std::min(line.find('#'), line.size()));
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    line.erase(line.find_last_not_of(" \t\r") + 1);
+    line = without_comment(line);
+    if (line.find_first_not_of(" \t") == std::string::npos) continue;
     if (columns.empty() || starts_groups(line)) {
       columns = header(line, at);
       groups = std::ranges::find(columns, "group") != columns.end();
@@ -140,7 +164,7 @@ Plan Plan::parse(std::string_view text) {
 
 std::string Plan::text() const {
   std::size_t width = 5;
-  for (const auto& layer : layers) width = std::max(width, layer.name.size());
+  for (const auto& layer : layers) width = std::max(width, name_cell(layer.name).size());
   const bool timed = latency_ms() > 0;
   const auto row = [&](const auto& name, const auto& bits, const auto& entries, const auto& damage, const auto& ms,
                        const std::string& reason) {
@@ -151,8 +175,8 @@ std::string Plan::text() const {
   };
   auto text = row("layer", "bits", "weights", "damage", "ms", "reason");
   for (const auto& layer : layers)
-    text += row(layer.name, layer.weights.count, layer.entries, fmt::format("{}", layer.damage), layer.latency_ms,
-                layer.reason);
+    text += row(name_cell(layer.name), layer.weights.count, layer.entries, fmt::format("{}", layer.damage),
+                layer.latency_ms, layer.reason);
   if (timed) text += fmt::format("# {:.3f} bits a weight, {:.4f} ms a call\n", average_bits(), latency_ms());
   return text + groups_text(groups);
 }

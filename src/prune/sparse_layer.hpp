@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -64,13 +65,13 @@ struct CalibrationBatches {
 /// What the criterion says of a layer's weights. @throws Error `pare.prune.203` when that is no finite number for each
 at::Tensor saliency_of(const SparsitySettings& settings, const SparseLayer& layer, const PrunableWeight& view);
 
-/// Fills in the path of masks of one layer, at the shares of weights kept (descending).
-void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
-               const std::vector<double>& kept_shares);
+/// What other weights of a layer, `[rows, features]`, do to the model's outputs.
+using Damage = std::function<double(const SparseLayer&, const at::Tensor&)>;
 
-/// Puts damages into the steps: the model runs with one layer pruned at a time.
-void measure_damage(const Model& model, Context& context, const SparsitySettings& settings,
-                    const CalibrationBatches& calibration, std::vector<SparseLayer>& layers);
+/// Fills in the path of masks of one layer, at the shares of weights kept (descending), and the damage each does.
+/// @param damage may be empty: not measured
+void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
+               const std::vector<double>& kept_shares, const Damage& damage);
 
 /// Chooses a step for each layer so that at most `budget` weights are kept in all.
 void allocate(std::vector<SparseLayer>& layers, std::int64_t budget);

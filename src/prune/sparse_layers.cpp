@@ -155,27 +155,38 @@ at::Tensor saliency_of(const SparsitySettings& settings, const SparseLayer& laye
 }
 
 void find_path(const Model& model, const SparsitySettings& settings, SparseLayer& layer,
-               const std::vector<double>& kept_shares) {
+               const std::vector<double>& kept_shares, const Damage& damage) {
   const auto dense = layer.to_rows(model.weight(layer.path).detach());
   PrunableWeight view{layer.name, layer.path, dense, dense.ne(0), layer.form.groups};
   view.gradient = layer.gradient;
   view.to_rows = [&layer](const at::Tensor& tensor) { return layer.to_rows(tensor); };
   const bool measured = layer.solved && !layer.moments.empty();
-  if (measured) view.second_moment = layer.moments.second_moment(false);
-  for (const auto share : kept_shares) {
-    const auto keep = std::llround(share * static_cast<double>(layer.numel()));
-    if (measured) {
-      const auto solved = solve_layer(layer.form, dense, view.mask, view.second_moment);
-      if (settings.update_weights) view.weight = solved.weight;
-      view.inverse_diagonal = solved.inverse_diagonal;
-    }
+  const auto solve = [&] {
+    const auto solved = solve_layer(layer.form, dense, view.mask, view.second_moment);
+    if (settings.update_weights) view.weight = solved.weight;
+    view.inverse_diagonal = solved.inverse_diagonal;
+  };
+  if (measured) {
+    view.second_moment = layer.moments.second_moment(false);
+    solve();
+  }
+  auto kept = view.mask.sum().item<std::int64_t>();
+  for (std::size_t i = 0; i < kept_shares.size(); ++i) {
     const bool blind = settings.importance.needs_inputs && !measured;
     auto saliency = blind ? view.weight.abs() : saliency_of(settings, layer, view);
     // What is pruned stays so.
     saliency = at::where(view.mask, saliency.to(at::kFloat), at::full_like(dense, -1.0F));
+    const auto keep = std::llround(kept_shares[i] * static_cast<double>(layer.numel()));
     view.mask = choose_mask(saliency, keep, settings.pattern, layer.taps()).logical_and_(view.mask);
-    view.weight = view.weight * view.mask;
-    layer.steps.push_back({view.mask, view.mask.sum().item<std::int64_t>(), 0.0});
+    SparsityStep step{view.mask, view.mask.sum().item<std::int64_t>(), i > 0 ? layer.steps.back().damage : 0.0};
+    if (step.kept < kept) {
+      view.weight = view.weight * view.mask;
+      if (measured && (damage || i + 1 < kept_shares.size())) solve();
+      // A sparser layer is no better, whatever the noise says.
+      if (damage) step.damage = std::max(step.damage, damage(layer, view.weight));
+    }
+    kept = step.kept;
+    layer.steps.push_back(std::move(step));
   }
 }
 

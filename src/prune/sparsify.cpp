@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "graph/frontier.hpp"
 #include "pare/core/error.hpp"
 #include "pare/prune/sparsity_settings.hpp"
+#include "prune/damage_probe.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -147,16 +147,17 @@ Preserved sparsify(Model& model, Context& context, const SparsitySettings& setti
   if (settings.allocation == SparsityAllocation::Global) {
     choose_globally(model, settings, layers, budget);
   } else {
+    const auto shares = shares_of(settings);
+    const bool measures = settings.allocation == SparsityAllocation::Measured && shares.size() > 1;
+    Damage damage;
+    if (measures) damage = DamageProbe(model, calibration.batches, settings.probe_samples);
     auto task = context.progress().start("find masks", layers.size());
     for (auto& layer : layers) {
-      find_path(model, settings, layer, shares_of(settings));
+      find_path(model, settings, layer, shares, damage);
       layer.chosen = layer.steps.size() - 1;
       task.advance();
     }
-    if (settings.allocation == SparsityAllocation::Measured && layers.front().steps.size() > 1) {
-      measure_damage(model, context, settings, calibration, layers);
-      allocate(layers, budget);
-    }
+    if (measures) allocate(layers, budget);
   }
   write_weights(model, context, settings, calibration, layers);
   model.train(training);

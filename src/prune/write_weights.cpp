@@ -89,14 +89,15 @@ void write_weights(Model& model, Context& context, const SparsitySettings& setti
   auto task = context.progress().start("solve weights", layers.size());
   for (auto& layer : layers) {
     const auto& mask = layer.steps[layer.chosen].mask;
+    dense.advance(original, layer.region.anchor);
+    pruned.advance(model, layer.region.anchor);
     if (settings.update_weights && layer.solved) {
-      dense.advance(original, layer.region.anchor);
-      pruned.advance(model, layer.region.anchor);
       solve(model, layer, observe(layer, calibration, dense, pruned), mask);
     } else {
       const auto weight = model.weight(layer.path).detach();
       model.set_weight(layer.path, layer.from_rows(layer.to_rows(weight) * mask, weight.sizes()));
     }
+    pruned.repeat(model, layer.region.weight_nodes);
     task.advance();
   }
 }

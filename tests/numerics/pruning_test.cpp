@@ -110,6 +110,29 @@ TEST_CASE("what stays makes up for what goes, as well as least squares can", "[s
   CHECK(raises("pare.numerics.123", [&] { (void)exact(weight, mask, torch::eye(3, torch::kDouble)); }));
 }
 
+TEST_CASE("rows that lose few weights, many, all or none are solved alike", "[sparsity]") {
+  torch::manual_seed(0);
+  constexpr std::int64_t kFeatures = 150;  // more than a block of the triangular solve
+  const auto mixing = torch::randn({kFeatures, kFeatures}) + 20 * torch::eye(kFeatures);
+  const auto x = torch::matmul(torch::randn({600, kFeatures}), mixing).to(torch::kDouble);
+  const auto hessian = torch::matmul(x.t(), x) / 600;
+  const auto weight = torch::randn({6, kFeatures});
+  auto mask = torch::rand({6, kFeatures}).lt(torch::tensor({0.0, 0.05, 0.3, 0.6, 0.95, 2.0}).view({6, 1}));
+  const auto solved = pare::OptimalBrainSurgeon{.damping = 0}(weight, mask, hessian);
+  for (std::int64_t row = 0; row < 6; ++row) {
+    INFO(row);
+    const auto kept = mask[row].nonzero().flatten();
+    const auto part = hessian.index_select(0, kept).index_select(1, kept);
+    const auto inverse = torch::linalg_inv(part);
+    const auto target = torch::matmul(hessian, weight[row].to(torch::kDouble)).index_select(0, kept);
+    CHECK(torch::allclose(solved.weight[row].index_select(0, kept).to(torch::kDouble), torch::matmul(inverse, target),
+                          1e-4, 1e-5));
+    CHECK(torch::allclose(solved.inverse_diagonal[row].index_select(0, kept).to(torch::kDouble), inverse.diagonal(),
+                          1e-4));
+    CHECK(solved.weight[row].ne(0).sum().item<std::int64_t>() == kept.numel());
+  }
+}
+
 TEST_CASE("weights follow inputs that are no longer what they were", "[sparsity]") {
   torch::manual_seed(0);
   const auto x = torch::randn({3000, 12});

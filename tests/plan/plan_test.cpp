@@ -64,6 +64,11 @@ body  4    # saves most
   REQUIRE(edited.layer_weights().size() == 1);
   CHECK(edited.layer_weights()[0].second == 4_bits);
   CHECK(edited.layers[0].reason == "the first layer stays float");
+  auto odd = plan;  // names that a module may have
+  odd.layers[0].name = "block #1.a \"wide\" layer\\";
+  odd.groups.push_back({.name = "group two", .ratio = {0.5}});
+  CHECK(pare::Plan::parse(odd.text()) == odd);
+  CHECK(pare::Plan::parse("layer bits\n\"my # layer\" 8 # of all").layers[0].name == "my # layer");
   for (const auto* text : {"", "stem 8", "layer bits\nstem", "layer bits\nstem x", "layer bits\nstem 9",
                            "layer bits\nstem 8\nstem 4", "layer bits colour\n"})
     CHECK(raises("pare.plan.101", [&] { (void)pare::Plan::parse(text); }));

@@ -91,6 +91,27 @@ TEST_CASE("weights that stay make up for those that go", "[sparsifier]") {
   CHECK(torch::equal(net.forward(x), ours.model(x)));
 }
 
+TEST_CASE("linear layers, which read their weights transposed, get what 1x1 convolutions get", "[sparsifier]") {
+  torch::manual_seed(3);
+  nn::Sequential linear(nn::Linear(12, 24), nn::ReLU(), nn::Linear(24, 24), nn::ReLU(), nn::Linear(24, 6));
+  nn::Sequential pointwise(nn::Conv2d(12, 24, 1), nn::ReLU(), nn::Conv2d(24, 24, 1), nn::ReLU(), nn::Conv2d(24, 6, 1));
+  const torch::NoGradGuard no_grad;
+  for (auto& item : linear->named_parameters())
+    pointwise->named_parameters()[item.key()].copy_(item.value().view_as(pointwise->named_parameters()[item.key()]));
+  const auto x = torch::randn({256, 4}).matmul(torch::randn({4, 12})) + 0.3 * torch::randn({256, 12});
+  const pare::Sparsifier sparsifier{.sparsity = {0.5}};
+  const auto a = pare::apply(sparsifier, pare::capture(*linear, x), {.calibration = pare::Batches{x}});
+  const auto pixels = x.view({256, 12, 1, 1});
+  const auto b = pare::apply(sparsifier, pare::capture(*pointwise, pixels), {.calibration = pare::Batches{pixels}});
+  for (const auto* layer : {"0", "2", "4"}) {
+    INFO(layer);
+    const auto path = std::string(layer) + ".weight";
+    CHECK(a.report.rows(layer).front().figures.at("damage") ==
+          Approx(b.report.rows(layer).front().figures.at("damage")).epsilon(1e-3));
+    CHECK(torch::allclose(a.model.weight(path).flatten(), b.model.weight(path).flatten(), 1e-3, 1e-4));
+  }
+}
+
 TEST_CASE("every criterion reaches its sparsity, alone and with the weights solved anew", "[sparsifier]") {
   SparseNet net;
   const auto model = pare::capture(net, torch::randn({2, 4, 12, 12}));

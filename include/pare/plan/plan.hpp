@@ -49,8 +49,8 @@ class Plan {
   std::vector<Layer> layers;
   std::vector<Group> groups = {};
 
-  /// Reads what `text()` printed, edited or not: columns `layer` and `bits` are needed, `#` starts a comment. A header
-  /// with the columns `group` and `ratio` starts a table of groups.
+  /// Reads what `text()` printed, edited or not: columns `layer` and `bits` are needed, `#` starts a comment, and
+  /// names with spaces stand in double quotes. A header with the columns `group` and `ratio` starts a table of groups.
   /// @throws Error `pare.plan.101` with the line for what is no plan
   [[nodiscard]] static Plan parse(std::string_view text);
   [[nodiscard]] std::string text() const;

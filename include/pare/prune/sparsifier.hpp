@@ -19,12 +19,10 @@ PARE_NAMESPACE_BEGIN
 ///
 /// Before: a float model. After: the same graph; weights of convolutions and linear layers (grouped ones included)
 /// carry zeros. Layers are taken in the order of execution:
-/// - a path of masks, from dense to sparse, is found for each layer by the criterion, the weights that stay being
-/// solved
+/// - a path of masks, from dense to sparse, is found for each layer by the criterion; the weights that stay are solved
 ///   anew at every step (`OptimalBrainSurgeon`);
-/// - with `SparsityAllocation::Measured` the model is run with each layer at each sparsity, and the combination with
-/// the
-///   smallest sum of damages that reaches the target is taken;
+/// - with `SparsityAllocation::Measured` the model is run with each layer at each sparsity, and the combination
+///   with the smallest sum of damages (squared error over squared outputs) that reaches the target is taken;
 /// - then each layer's weights are solved once more, so that the layer computes from its inputs as they are now, behind
 ///   pruned layers, what the dense layer computed from its own. What is left of the mean goes into the layer's bias or
 ///   its batch norm's running mean.
