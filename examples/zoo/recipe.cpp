@@ -129,7 +129,8 @@ const std::map<std::string, Step>& steps() {
                                     .rounding = pare::Rounding::Nearest,
                                     .correct_bias = false,
                                     .smooth = false,
-                                    .judge_ranges = false});
+                                    .judge_ranges = false,
+                                    .float_first_share = 0});
        }},
       {"prune", prune},
       {"mixed", mixed},

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <memory>
 
+#include "pare/analysis/output_loss.hpp"
 #include "pare/core/error.hpp"
 #include "pare/prune/sparsity_settings.hpp"
-#include "prune/damage_probe.hpp"
+#include "prune/check_outputs.hpp"
 #include "prune/solve_layer.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -64,6 +67,36 @@ void gather_moments(const Model& model, Context& context, const CalibrationBatch
       fail("pare.prune.203", layer.name,
            "on the calibration batches the layer reads NaN or infinite values, or they hold no samples");
   }
+}
+
+std::vector<Batch> first_samples(const std::vector<Batch>& batches, std::int64_t samples) {
+  std::vector<Batch> first;
+  std::int64_t taken = 0;
+  for (const auto& batch : batches) {
+    if (taken >= samples) break;
+    first.push_back(batch);
+    for (const auto& tensor : batch)
+      if (tensor.defined() && tensor.dim() > 0) {
+        taken += tensor.size(0);
+        break;
+      }
+  }
+  return first;
+}
+
+// The noise in the model's outputs with one layer's weight replaced. (A divergence of classes would say nothing where
+// the model is sure of them: docs/design/sparsity.md.) Layers are asked about in the order of execution.
+Damage damage_on(const Model& model, const std::vector<Batch>& batches) {
+  const auto replay = std::make_shared<PrefixReplay>(model, batches);
+  auto expected = replay->outputs();
+  check_outputs("pare.prune.203", expected);
+  return
+      [&model, replay, noise = noise_against(std::move(expected))](const SparseLayer& layer, const at::Tensor& rows) {
+        replay->advance(layer.region.anchor);
+        const auto weight = layer.from_rows(rows, model.weight(layer.path).sizes());
+        const double damage = noise(replay->outputs({{index(layer.region.weight), weight}}));
+        return std::isfinite(damage) ? damage : std::numeric_limits<double>::max();
+      };
 }
 
 // A threshold over the whole model on the criterion's own saliencies.
@@ -150,7 +183,7 @@ Preserved sparsify(Model& model, Context& context, const SparsitySettings& setti
     const auto shares = shares_of(settings);
     const bool measures = settings.allocation == SparsityAllocation::Measured && shares.size() > 1;
     Damage damage;
-    if (measures) damage = DamageProbe(model, calibration.batches, settings.probe_samples);
+    if (measures) damage = damage_on(model, first_samples(calibration.batches, settings.probe_samples));
     auto task = context.progress().start("find masks", layers.size());
     for (auto& layer : layers) {
       find_path(model, settings, layer, shares, damage);

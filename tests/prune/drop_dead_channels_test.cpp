@@ -77,4 +77,8 @@ TEST_CASE("nothing leaves a model without dead channels, and bad options are ref
   CHECK(same.report.rows().empty());
   CHECK(
       raises("pare.prune.102", [&] { static_cast<void>(pare::apply(pare::DropDeadChannels{.tolerance = 0}, model)); }));
+  const auto nan = torch::full({2, 3, 6, 6}, std::nan(""));
+  CHECK(raises("pare.prune.103", [&] {
+    static_cast<void>(pare::apply(pare::DropDeadChannels{}, model, {.calibration = pare::Batches{nan}}));
+  }));
 }

@@ -18,6 +18,7 @@ PARE_NAMESPACE_BEGIN
 /// A unit that computes a constant other than zero is left to `Pruner`, which puts it into the next layer's bias. One
 /// unit of every group stays. The result is compared with the original, on the calibration data where there are some,
 /// else on random numbers; a group whose absence shows (an average counts its channels) stays whole and is declined.
+/// Errors: `pare.prune.102` see `validate`, `.103` calibration without samples or on which the model gives NaN.
 struct DropDeadChannels {
   double tolerance = 1e-5;  ///< largest change of the outputs, relative to the largest output
 
