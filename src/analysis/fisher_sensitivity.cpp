@@ -7,6 +7,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "core/samples_of.hpp"
 #include "core/seconds_since.hpp"
 #include "pare/analysis/sensitivity.hpp"
 #include "pare/core/error.hpp"
@@ -38,12 +39,6 @@ std::optional<std::int64_t> sample_axis(const Graph& graph, ValueId value) {
                                [&](const auto& term) { return std::ranges::count(term.dims, batch) > 0; });
   });
   return found == sizes.end() ? std::nullopt : std::optional(found - sizes.begin());
-}
-
-// Samples of a batch: entries of its first tensor along the first axis.
-std::int64_t samples_of(const Batch& batch) {
-  const auto first = std::ranges::find_if(batch, [](const auto& one) { return one.defined() && one.dim() > 0; });
-  return first == batch.end() ? 1 : first->size(0);
 }
 
 // `share` laid along an axis of a result: samples may have several entries each.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/samples_of.hpp"
 #include "pare/core/error.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -47,11 +48,7 @@ OutputLoss divergence_from(BatchOutputs expected) {
       const auto p = at::log_softmax(x.to(at::kDouble), *axis), q = at::log_softmax(y.to(at::kDouble), *axis);
       sum += (p.exp() * (p - q)).sum().item<double>() / static_cast<double>(x.numel() / x.size(*axis) / x.size(0));
     });
-    for (const auto& batch : expected)
-      if (const auto first =
-              std::ranges::find_if(batch, [](const auto& one) { return one.defined() && one.dim() > 0; });
-          first != batch.end())
-        samples += static_cast<double>(first->size(0));
+    for (const auto& batch : expected) samples += static_cast<double>(samples_of(batch));
     return samples > 0 ? sum / samples : 0.0;
   };
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/samples_of.hpp"
 #include "pare/graph/interpreter.hpp"
 
 PARE_NAMESPACE_BEGIN
@@ -56,7 +57,7 @@ PrefixReplay::PrefixReplay(const Model& model, const Batches& batches, const Rep
   for (const auto& batch : batches) {
     State state{Interpreter::bind_dims(graph, batch), std::vector<at::Tensor>(graph.value_count())};
     for (std::size_t i = 0; i < batch.size(); ++i) state.values[index(graph.inputs()[i])] = batch[i];
-    samples_.push_back(batch.empty() || !batch[0].defined() || batch[0].dim() == 0 ? 1 : batch[0].size(0));
+    samples_.push_back(samples_of(batch));
     states_.push_back(std::move(state));
   }
 }

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
-#include <fmt/ranges.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/sgd.h>
 
@@ -12,6 +11,7 @@
 #include <numbers>
 #include <set>
 
+#include "distill/check_loss.hpp"
 #include "distill/training_state.hpp"
 #include "pare/core/error.hpp"
 
@@ -245,23 +245,13 @@ class Training {
         throw;
       }
     }
-    check_loss(loss);
+    check_loss(loss, place.position - 1, place.epoch);
     const double value = loss.item<double>();
     if (!std::isfinite(value)) stop(fmt::format("the loss is {}", value));
     (options_.accumulate > 1 ? loss / static_cast<double>(options_.accumulate) : loss).backward();
     place.epoch_loss += value;
     ++place.epoch_batches;
     return ++pending_;
-  }
-
-  void check_loss(const at::Tensor& loss) const {
-    const auto refuse = [&](const std::string& what) {
-      fail("pare.distill.125", "", "the loss of batch {} of epoch {} (both counted from 0) {}",
-           state_.place.position - 1, state_.place.epoch, what);
-    };
-    if (!loss.defined()) refuse("is an undefined tensor");
-    if (loss.numel() != 1) refuse(fmt::format("has the shape [{}]: a scalar is wanted", fmt::join(loss.sizes(), ", ")));
-    if (!loss.requires_grad()) refuse("has no gradients: it does not depend on what is trained");
   }
 
   void step(std::int64_t pending, Progress::Task& task) {

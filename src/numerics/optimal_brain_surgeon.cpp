@@ -31,38 +31,29 @@ Eigen::LLT<Matrix> factor_of(Matrix hessian) {
 }
 
 // The weights of one row that stay, solved and judged from H_SS.
-class KeptPart {
- public:
-  KeptPart(const Eigen::Map<const Matrix>& hessian, const std::vector<Eigen::Index>& kept)
-      : kept_(kept), factor_(factor_of(hessian(kept, kept))), inverse_diagonal_(kept.size()) {
-    // The diagonal of the inverse is the squared norms of the columns of L^-1, which are zero above the diagonal.
-    constexpr Eigen::Index kBlock = 64;
-    const auto size = static_cast<Eigen::Index>(kept.size());
-    for (Eigen::Index first = 0; first < size; first += kBlock) {
-      const auto rest = size - first, width = std::min(kBlock, rest);
-      Matrix columns = Matrix::Identity(rest, width);
-      factor_.matrixLLT().bottomRightCorner(rest, rest).triangularView<Eigen::Lower>().solveInPlace(columns);
-      inverse_diagonal_.segment(first, width) = columns.colwise().squaredNorm();
-    }
+void solve_kept(const Eigen::Map<const Matrix>& hessian, const std::vector<Eigen::Index>& kept, const double* target,
+                float* weight, float* inverse_diagonal) {
+  const auto factor = factor_of(hessian(kept, kept));
+  const Vector right = Eigen::Map<const Vector>(target, hessian.cols())(kept);
+  const Vector solution = factor.solve(right);
+  // The diagonal of the inverse is the squared norms of the columns of L^-1, which are zero above the diagonal.
+  constexpr Eigen::Index kBlock = 64;
+  const auto size = static_cast<Eigen::Index>(kept.size());
+  Vector diagonal(size);
+  for (Eigen::Index first = 0; first < size; first += kBlock) {
+    const auto rest = size - first, width = std::min(kBlock, rest);
+    Matrix columns = Matrix::Identity(rest, width);
+    factor.matrixLLT().bottomRightCorner(rest, rest).triangularView<Eigen::Lower>().solveInPlace(columns);
+    diagonal.segment(first, width) = columns.colwise().squaredNorm();
   }
-
-  static double work(double kept) { return kept * kept * kept / 3; }
-
-  void solve(const double* target, float* weight, float* inverse_diagonal) const {
-    Vector right(static_cast<Eigen::Index>(kept_.size()));
-    for (std::size_t i = 0; i < kept_.size(); ++i) right[static_cast<Eigen::Index>(i)] = target[kept_[i]];
-    const Vector solution = factor_.solve(right);
-    for (std::size_t i = 0; i < kept_.size(); ++i) {
-      weight[kept_[i]] = static_cast<float>(solution[static_cast<Eigen::Index>(i)]);
-      inverse_diagonal[kept_[i]] = static_cast<float>(inverse_diagonal_[static_cast<Eigen::Index>(i)]);
-    }
+  for (Eigen::Index i = 0; i < size; ++i) {
+    const auto feature = kept[static_cast<std::size_t>(i)];
+    weight[feature] = static_cast<float>(solution[i]);
+    inverse_diagonal[feature] = static_cast<float>(diagonal[i]);
   }
+}
 
- private:
-  std::vector<Eigen::Index> kept_;
-  Eigen::LLT<Matrix> factor_;
-  Vector inverse_diagonal_;
-};
+double work_of_kept(double kept) { return kept * kept * kept / 3; }
 
 // The same from G = H^-1, for rows that lose few weights P: v = u - G_:P G_PP^-1 u_P where u = G t is what all weights
 // would be, and [H_SS^-1] = G_SS - G_SP G_PP^-1 G_PS.
@@ -106,7 +97,7 @@ std::vector<Eigen::Index> where(const bool* mask, std::int64_t features, bool va
 
 // Whether the whole inverse is less work for a row.
 bool loses_few(double kept, double features) {
-  return WholeInverse::work(features - kept, features) < KeptPart::work(kept);
+  return WholeInverse::work(features - kept, features) < work_of_kept(kept);
 }
 
 double work_of(const at::Tensor& mask) {
@@ -114,7 +105,7 @@ double work_of(const at::Tensor& mask) {
   const auto counts = mask.sum(1).to(at::kDouble);
   double work = 0;
   for (const auto kept : std::span(counts.const_data_ptr<double>(), static_cast<std::size_t>(counts.numel())))
-    work += std::min(WholeInverse::work(features - kept, features), KeptPart::work(kept));
+    work += std::min(WholeInverse::work(features - kept, features), work_of_kept(kept));
   return work;
 }
 
@@ -186,7 +177,7 @@ OptimalBrainSurgeon::Result OptimalBrainSurgeon::operator()(const at::Tensor& we
         whole->solve(kept, where(masks + offset, features, false), targets + offset, weights + offset,
                      diagonals + offset);
       else
-        KeptPart(h, kept).solve(targets + offset, weights + offset, diagonals + offset);
+        solve_kept(h, kept, targets + offset, weights + offset, diagonals + offset);
     }
   });
   return on(weight.device(), std::move(result));

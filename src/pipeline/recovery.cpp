@@ -9,6 +9,7 @@
 #include <memory>
 #include <numbers>
 
+#include "distill/check_loss.hpp"
 #include "distill/training_state.hpp"
 #include "pare/distill/fit.hpp"
 #include "pare/numerics/divergence.hpp"
@@ -79,21 +80,6 @@ void set_rates(torch::optim::AdamW& optimizer, double rate) {
   }
 }
 
-// The number of one batch's loss.
-double checked_loss(const at::Tensor& loss, std::int64_t batch, std::int64_t epoch) {
-  const auto refuse = [&](std::string_view id, const std::string& what) {
-    fail(id, "", "the loss of training batch {} of epoch {} {}", batch, epoch, what);
-  };
-  if (!loss.defined()) refuse("pare.distill.125", "is an undefined tensor");
-  if (loss.numel() != 1 || !loss.is_floating_point())
-    refuse("pare.distill.125",
-           fmt::format("holds {} numbers of {}: a scalar is wanted", loss.numel(), c10::toString(loss.scalar_type())));
-  if (!loss.requires_grad()) refuse("pare.distill.125", "does not depend on what is trained");
-  const auto value = loss.item<double>();
-  if (!std::isfinite(value)) refuse("pare.pipeline.109", fmt::format("is {}: it must be a number", value));
-  return value;
-}
-
 std::int64_t batches_of(const Batches& epoch) {
   if (const auto size = epoch.size()) return static_cast<std::int64_t>(*size);
   std::int64_t count = 0;
@@ -157,7 +143,11 @@ Applied trained_quantized(const Model& model, const Lesson& lesson) {
                                (1 + std::cos(std::numbers::pi * std::min(1.0, static_cast<double>(step) / total))));
       optimizer.zero_grad();
       const auto loss = loss_of(student, lesson, batch);
-      const auto value = checked_loss(loss, step - epoch * per_epoch, epoch);
+      check_loss(loss, step - epoch * per_epoch, epoch);
+      const auto value = loss.item<double>();
+      if (!std::isfinite(value))
+        fail("pare.pipeline.109", "", "the loss of training batch {} of epoch {} is {}: it must be a number",
+             step - epoch * per_epoch, epoch, value);
       loss.backward();
       if (how.fit.clip > 0) torch::nn::utils::clip_grad_norm_(student.parameters(), how.fit.clip);
       optimizer.step();

@@ -142,7 +142,7 @@ Plan Plan::parse(std::string_view text) {
   for (std::string line; std::getline(stream, line);) {
     ++at;
     line = without_comment(line);
-    if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    if (line.empty()) continue;
     if (columns.empty() || starts_groups(line)) {
       columns = header(line, at);
       groups = std::ranges::find(columns, "group") != columns.end();

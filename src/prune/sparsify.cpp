@@ -5,6 +5,7 @@
 #include <limits>
 #include <memory>
 
+#include "core/samples_of.hpp"
 #include "pare/analysis/output_loss.hpp"
 #include "pare/core/error.hpp"
 #include "pare/prune/sparsity_settings.hpp"
@@ -75,11 +76,7 @@ std::vector<Batch> first_samples(const std::vector<Batch>& batches, std::int64_t
   for (const auto& batch : batches) {
     if (taken >= samples) break;
     first.push_back(batch);
-    for (const auto& tensor : batch)
-      if (tensor.defined() && tensor.dim() > 0) {
-        taken += tensor.size(0);
-        break;
-      }
+    taken += samples_of(batch);
   }
   return first;
 }
